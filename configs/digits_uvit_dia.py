@@ -1,0 +1,102 @@
+"""Quickstart: a small U-ViT with one shared DIA-LSTM learns scikit-learn's 1,797 real digits on a CPU.
+
+python train.py --config configs/digits_uvit_dia.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Return the complete config."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict(
+        {
+            "img_size": 8,
+            "patch_size": 2,
+            "in_chans": 1,
+            "embed_dim": 64,
+            "depth": 4,
+            "num_heads": 4,
+            "mlp_ratio": 4.0,
+            "qkv_bias": False,
+            "mlp_time_embed": True,
+            "num_classes": -1,
+            "conv": True,
+            "skip": True,
+            "attention": "dia_lstm",
+            "attention_options": {
+                "shared": True,
+                "reduction": 4,
+                "activation": "default",
+                "num_cells": 1,
+                "pool": "all",
+                "blocks": "all",
+                "gate_init": "identity",
+            },
+        }
+    )
+    config.diffusion = ConfigDict(
+        {
+            "num_train_timesteps": 1000,
+            "beta_schedule": "squaredcos_cap_v2",
+            "beta_start": 0.0001,
+            "beta_end": 0.02,
+            "prediction_type": "v_prediction",
+            "loss_weighting": "none",
+            "min_snr_gamma": 5.0,
+        }
+    )
+    config.data = ConfigDict(
+        {"name": "digits", "path": "", "resize": False, "random_flip": False, "on_device": True}
+    )
+    config.optimizer = ConfigDict(
+        {
+            "learning_rate": 2e-3,
+            "lr_schedule": "cosine",
+            "warmup_steps": 200,
+            "betas": (0.9, 0.99),
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "max_grad_norm": 1.0,
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.999, "halflife_images": 0, "rampup_ratio": 0.05})
+    config.train = ConfigDict(
+        {
+            "batch_size": 64,
+            "num_steps": 7000,
+            "accumulation_steps": 1,
+            "mixed_precision": "no",
+            "compile": False,
+            "gradient_checkpointing": False,
+            "log_every_steps": 100,
+            "checkpoint_every_steps": 1000,
+            "keep_checkpoints": 2,
+            "sample_every_steps": 1000,
+            "eval_every_steps": 0,
+            "tracker": "tensorboard",
+        }
+    )
+    config.sample = ConfigDict(
+        {
+            "sampler": "dpmpp_2m",
+            "num_steps": 50,
+            "eta": 0.0,
+            "variance_type": "fixed_large",
+            "clip_sample": True,
+            "seed": 0,
+            "batch_size": 250,
+            "grid_images": 64,
+        }
+    )
+    config.eval = ConfigDict(
+        {
+            "num_images": 500,
+            "metrics": ("fid", "kid", "isc", "prc"),
+            "extractor": "digits",
+            "weights": "",
+            "batch_size": 500,
+        }
+    )
+    return config

@@ -1,0 +1,57 @@
+"""Measure how far samples of a trained run are from its training images.
+
+    python eval_fid.py --checkpoint RUN --num_images 50000
+
+Prints one JSON line and appends it to the run's eval.jsonl: FID (with the Inception extractor; a Frechet distance
+`fd` with any other), KID, Inception score, precision and recall, the real-against-real floor at the same number of
+images, and everything that the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
+"""
+
+from uvit_dia import cli
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see the module's docstring."""
+    from absl import flags
+
+    values = cli.new_flags()
+    cli.define_sampling_flags(values)
+    flags.DEFINE_string(
+        "extractor", None, "Feature extractor (default: the run's config).", flag_values=values
+    )
+    flags.DEFINE_string(
+        "weights", None, "Inception weights (default: torch-fidelity's place).", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "download_weights",
+        False,
+        "Download Inception weights that are missing.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_few_images",
+        False,
+        "Measure with fewer images than the extractor has features.",
+        flag_values=values,
+    )
+    cli.parse_flags(values, argv, __doc__)
+    arguments = cli.sampling_arguments(values, default_num_images=None)
+
+    from uvit_dia.evaluation_run import (
+        EvaluationArguments,
+        evaluate_to_json,
+    )  # torch is imported from here on
+
+    evaluate_to_json(
+        arguments,
+        EvaluationArguments(
+            extractor=values["extractor"].value,
+            weights=values["weights"].value,
+            download_weights=values["download_weights"].value,
+            allow_few_images=values["allow_few_images"].value,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

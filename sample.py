@@ -1,0 +1,33 @@
+"""Sample images from a trained run.
+
+    python sample.py --checkpoint RUN --num_images 64 --sampler dpmpp_2m --num_steps 20 --seed 0 --output grid.png
+
+--checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one grid, NAME.npz all
+images as one array (N, H, W, C), and any other name a folder of PNGs, which goes on at the missing ones when it was
+interrupted. Image i depends on weights, sampler settings, seed and i alone.
+"""
+
+from pathlib import Path
+
+from uvit_dia import cli
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see the module's docstring."""
+    from absl import flags
+
+    values = cli.new_flags()
+    cli.define_sampling_flags(values)
+    flags.DEFINE_string(
+        "output", "grid.png", "A .png (grid), an .npz, or a folder for PNGs.", flag_values=values
+    )
+    cli.parse_flags(values, argv, __doc__)
+    arguments = cli.sampling_arguments(values, default_num_images=64)
+
+    from uvit_dia.sampling_run import sample_to_files  # torch is imported from here on
+
+    sample_to_files(arguments, Path(values["output"].value))
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

@@ -1,0 +1,45 @@
+"""Train a U-ViT.
+
+    python train.py --config configs/digits_uvit_dia.py [--workdir RUN] [--config.train.batch_size=32 ...]
+    accelerate launch train.py --config configs/cifar10_uvit_dia.py
+
+The same command again goes on with an interrupted run. Exit codes: 0 done, 2 wrong input, 3 diverged, 74 disk full
+or gone, 75 stopped early with its state saved.
+"""
+
+from pathlib import Path
+
+from uvit_dia import cli
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see the module's docstring."""
+    from absl import flags
+
+    values = cli.new_flags()
+    cli.define_config_flag(values, argv)
+    flags.DEFINE_string(
+        "workdir", "", "Folder of the run (default: runs/NAME_OF_THE_CONFIG).", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "allow_other_world_size",
+        False,
+        "Resume a run on another number of processes: same batches, equal up to rounding.",
+        flag_values=values,
+    )
+    cli.parse_flags(values, argv, __doc__)
+    config = cli.read_config(values)
+    config_path = values["config"].config_filename
+    workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
+
+    from uvit_dia.run_folder import RunFolder
+
+    folder = RunFolder(workdir)
+
+    from uvit_dia.training_run import train  # torch is imported from here on
+
+    train(config, folder, allow_other_world_size=values["allow_other_world_size"].value)
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

@@ -1,0 +1,257 @@
+"""Checkpoints that exist only when they are complete, and are verified before they are used.
+
+A checkpoint is a folder `step_00050000/` with `model.safetensors`, `ema.safetensors`, `optimizer.safetensors`,
+`window.safetensors` (what was measured since the last log line), `config.json` and `manifest.json`, which records
+size and SHA-256 of every other file. It is built in a hidden folder, fsynced, renamed into place, and only then are
+older ones pruned. There is no pickle in it, and no random state: randomness is a function of the step (`rng.py`).
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from uvit_dia.errors import CorruptFileError, InputError, StorageError
+from uvit_dia.files import fsync_path, sha256_file, write_json
+
+FORMAT = 1
+STEP_FOLDER = re.compile(r"step_(\d{8,})")
+MAX_MANIFEST_BYTES = 2**20
+MAX_NAMED_MISMATCHES = 3
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint whose files are what its manifest says.
+
+    Attributes:
+        folder: where it lies.
+        step: optimizer steps that went into it.
+        manifest: the facts that were saved with it.
+    """
+
+    folder: Path
+    step: int
+    manifest: dict
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read one of its files, such as "ema", to the CPU."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+
+def step_folder_name(step: int) -> str:
+    """Return the folder name of a step, `step_00050000`."""
+    return f"step_{step:08d}"
+
+
+def commit(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    config: dict,
+    facts: dict,
+    *,
+    keep: int,
+    warn: Warn,
+) -> Path:
+    """Save a checkpoint in one step: after a crash at any moment there is the old one or the new one.
+
+    Args:
+        root: the folder of all checkpoints of a run.
+        step: optimizer steps done.
+        tensors: file name without suffix -> tensors, on the CPU.
+        config: the run's config, plain.
+        facts: what else the manifest records, JSON's types.
+        keep: how many checkpoints to keep, at least 2.
+        warn: called with one line when pruning fails.
+
+    Returns:
+        The committed folder.
+
+    Raises:
+        StorageError: if it cannot be written; older checkpoints are untouched.
+    """
+    target = root / step_folder_name(step)
+    temporary = root / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(root)
+        temporary.mkdir()
+        for name, content in tensors.items():
+            save_file(dict(content), temporary / f"{name}.safetensors")
+        write_json(temporary / "config.json", config)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(temporary.iterdir())
+        }
+        write_json(
+            temporary / "manifest.json", {"format": FORMAT, "step": step, **facts, "files": files}
+        )
+        for path in temporary.iterdir():
+            path.chmod(
+                0o666 & ~_umask()
+            )  # safetensors writes 0600, which colleagues could not read
+            fsync_path(path)
+        fsync_path(temporary)
+        if (
+            target.exists()
+        ):  # a damaged one of the same step: a valid one would have been resumed from
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        fsync_path(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(_storage_message(root, tensors, error)) from error
+    prune(root, keep=keep, warn=warn)
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove the hidden folders of commits that were killed; the run's lock says that no other is under way."""
+    for path in root.glob(".step_*.tmp"):
+        shutil.rmtree(path)
+
+
+def _storage_message(
+    root: Path, tensors: Mapping[str, Mapping[str, Tensor]], error: Exception
+) -> str:
+    needed = sum(
+        t.numel() * t.element_size() for content in tensors.values() for t in content.values()
+    )
+    try:
+        free = str(shutil.disk_usage(root).free)
+    except OSError:
+        free = "an unknown number of"
+    reason = " ".join(str(error).split())[:80]
+    return (
+        f"cannot save a checkpoint in {root}: need space for {needed} bytes, have {free} ({reason})"
+    )
+
+
+def prune(root: Path, *, keep: int, warn: Warn) -> None:
+    """Remove the oldest checkpoints; the newest `keep` stay, and a failed removal is only a warning."""
+    for folder in step_folders(root)[keep:]:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            warn(f"could not remove the old checkpoint {folder}: {error.strerror}")
+
+
+def step_folders(root: Path) -> list[Path]:
+    """Return the folders of committed checkpoints, newest step first; times of files don't matter."""
+    if not root.is_dir():
+        return []
+    found = [
+        (int(m[1]), p)
+        for p in root.iterdir()
+        if (m := STEP_FOLDER.fullmatch(p.name)) and p.is_dir()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def verify(folder: Path) -> Checkpoint:
+    """Check a checkpoint against its manifest, byte for byte.
+
+    Raises:
+        CorruptFileError: naming the first file that is missing, or not what the manifest says.
+    """
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise CorruptFileError(f"{path} is too large for a manifest")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        step, files = manifest["step"], manifest["files"]
+        expected = {
+            str(name): (int(fact["bytes"]), str(fact["sha256"])) for name, fact in files.items()
+        }
+    except OSError as error:
+        raise CorruptFileError(f"{path}: {error.strerror}") from error
+    except CorruptFileError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is damaged: {' '.join(str(error).split())[:80]}") from error
+    if manifest.get("format") != FORMAT:
+        raise CorruptFileError(
+            f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}"
+        )
+    if not isinstance(step, int) or (
+        folder.name != step_folder_name(step) and STEP_FOLDER.fullmatch(folder.name)
+    ):
+        raise CorruptFileError(f"{path} says step {step!r}, which is not that of {folder.name}")
+    for name, (size, sha256) in expected.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise CorruptFileError(f"{file} is missing")
+        if file.stat().st_size != size:
+            raise CorruptFileError(
+                f"{file} has {file.stat().st_size} bytes, its manifest says {size}"
+            )
+        if sha256_file(file) != sha256:
+            raise CorruptFileError(f"{file} is damaged: its SHA-256 is not the one in the manifest")
+    missing = {
+        "model.safetensors",
+        "ema.safetensors",
+        "optimizer.safetensors",
+        "config.json",
+    } - set(expected)
+    if missing:
+        raise CorruptFileError(f"{path} does not list {sorted(missing)[0]}")
+    return Checkpoint(folder, step, manifest)
+
+
+def newest_valid(root: Path, warn: Warn) -> Checkpoint | None:
+    """Return the newest checkpoint that verifies, or None where there never was one.
+
+    Args:
+        root: the folder of all checkpoints of a run.
+        warn: called with one line for each damaged checkpoint that is passed over.
+
+    Raises:
+        InputError: if there are checkpoints, but none that verifies; a run never starts afresh over them.
+    """
+    folders = step_folders(root)
+    for folder in folders:
+        try:
+            return verify(folder)
+        except CorruptFileError as error:
+            warn(f"{error}; trying the checkpoint before it")
+    if folders:
+        raise InputError(
+            f"no checkpoint in {root} is undamaged ({len(folders)} tried); move the folder away"
+        )
+    return None
+
+
+def check_tensors(checkpoint: Checkpoint, name: str, wanted: Mapping[str, Tensor]) -> None:
+    """Compare a file's header with the tensors that should come out of it, before anything is loaded.
+
+    Raises:
+        InputError: naming the first mismatches.
+    """
+    path = checkpoint.folder / f"{name}.safetensors"
+    with safe_open(path, framework="pt") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    expected = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
+    wrong = [
+        f"{key}: {found.get(key, 'absent')} in the file, {expected.get(key, 'absent')} in the model"
+        for key in sorted(found.keys() | expected.keys())
+        if found.get(key) != expected.get(key)
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:MAX_NAMED_MISMATCHES])
+        raise InputError(f"{path} is of another architecture, {len(wrong)} tensors differ: {shown}")

@@ -1,0 +1,202 @@
+"""Command lines: flags, the config flag with its overrides, and one-line errors with exit codes.
+
+Flags are absl's and ml_collections', on a private `FlagValues`, so that the scripts can be imported side by side.
+Nothing here imports torch: `--help` and mistakes answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from uvit_dia.config import SAMPLERS, check_config, nearest
+from uvit_dia.errors import EXIT_STOPPED_EARLY, CommandError, InputError, StorageError
+
+
+def new_flags() -> flags.FlagValues:
+    """Return an empty set of flags that knows --help."""
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
+
+
+def define_config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Define `--config FILE` and its overrides `--config.group.key=value`, which are looked for in argv."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file; any of its keys is changed by --config.group.key=value.",
+        lock_config=True,
+        flag_values=values,
+        sys_argv=list(argv),
+    )
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
+    """Parse a command line, or print the help and exit.
+
+    Args:
+        values: the defined flags.
+        argv: the command line, program name first.
+        usage: the text above the list of flags.
+
+    Raises:
+        InputError: for an unknown flag, a wrong value or a stray word.
+    """
+    if any(word in ("--help", "-h", "-help") for word in argv[1:]):
+        print(f"{usage}\n\nFlags:\n{_flag_help(values)}")
+        raise SystemExit(0)
+    try:
+        rest = values(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        hint = nearest(error.flagname, [n for n in values if n != "h"])
+        raise InputError(f"unknown flag --{error.flagname}{hint}") from error
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise InputError(_config_error(error, argv)) from error
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected word {rest[1]!r}; every argument is a flag, see --help")
+
+
+def _flag_help(values: flags.FlagValues) -> str:
+    lines = []
+    for name in sorted(n for n in values if n != "h"):
+        flag = values[name]
+        default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"
+        lines.append(f"  --{name:<22} {flag.help}{default}")
+    return "\n".join(lines)
+
+
+def _config_error(error: Exception, argv: Sequence[str]) -> str:
+    """Turn what absl and ml_collections raise for an unknown key or a wrong value into one line."""
+    text = " ".join(str(error).strip("\"'").split())
+    for word in argv[1:]:
+        key = word.lstrip("-").removeprefix("no").split("=")[0]
+        if isinstance(error, AttributeError | KeyError) and key.startswith("config."):
+            leaf = key.split(".")[-1]
+            if leaf in text or any(part in text for part in key.split(".")[1:]):
+                return f"unknown config key {key.removeprefix('config.')}{_nearest_key(key)}"
+    return text[:180] or type(error).__name__
+
+
+def _nearest_key(key: str) -> str:
+    from uvit_dia.config import SCHEMA, flatten
+
+    return nearest(key.removeprefix("config."), flatten(SCHEMA))
+
+
+def read_config(values: flags.FlagValues) -> ConfigDict:
+    """Return the checked, locked config of a parsed command line.
+
+    Raises:
+        InputError: if --config is missing, its file cannot be run, or its content is not allowed.
+    """
+    try:
+        config = values["config"].value
+    except (OSError, ImportError, AttributeError) as error:
+        raise InputError(f"--config: {' '.join(str(error).split())[:160]}") from error
+    if config is None:
+        raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"--config: get_config() returned {type(config).__name__}, not a ConfigDict"
+        )
+    check_config(config)
+    return config
+
+
+@dataclass(frozen=True)
+class SamplingArguments:
+    """What sampling and evaluation are told on the command line; None stands for what the run's config says.
+
+    Attributes:
+        checkpoint: a run or a step folder.
+        num_images: how many images.
+        sampler: name of the sampler.
+        num_steps: its steps.
+        seed: of the images.
+        batch_size: images at a time.
+        use_ema: whether the averaged weights are used.
+    """
+
+    checkpoint: Path
+    num_images: int | None
+    sampler: str | None
+    num_steps: int | None
+    seed: int | None
+    batch_size: int | None
+    use_ema: bool
+
+
+def define_sampling_flags(values: flags.FlagValues) -> None:
+    """Define the flags that sample.py and eval_fid.py share."""
+    flags.DEFINE_string("checkpoint", None, "A run's folder or a step folder.", flag_values=values)
+    flags.DEFINE_integer("num_images", None, "How many images.", flag_values=values)
+    flags.DEFINE_string("sampler", None, f"One of {', '.join(SAMPLERS)}.", flag_values=values)
+    flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", flag_values=values)
+    flags.DEFINE_integer("seed", None, "Seed of the images.", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "Images at a time.", flag_values=values)
+    flags.DEFINE_bool("use_ema", True, "Use the averaged weights.", flag_values=values)
+
+
+def sampling_arguments(
+    values: flags.FlagValues, *, default_num_images: int | None
+) -> SamplingArguments:
+    """Check the shared flags.
+
+    Raises:
+        InputError: naming the flag, what was found and what is allowed.
+    """
+    if not values["checkpoint"].value:
+        raise InputError("--checkpoint is missing; it takes a run's folder or a step folder")
+    sampler = values["sampler"].value
+    if sampler is not None and sampler not in SAMPLERS:
+        hint = nearest(sampler, SAMPLERS)
+        raise InputError(f"--sampler {sampler!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}")
+    lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
+    for name, low in lowest.items():
+        value = values[name].value
+        if value is not None and not low <= value < 2**31:
+            raise InputError(f"--{name} {value}: allowed is {low} to {2**31 - 1}")
+    num_images = values["num_images"].value
+    return SamplingArguments(
+        checkpoint=Path(values["checkpoint"].value),
+        num_images=default_num_images if num_images is None else num_images,
+        sampler=sampler,
+        num_steps=values["num_steps"].value,
+        seed=values["seed"].value,
+        batch_size=values["batch_size"].value,
+        use_ema=values["use_ema"].value,
+    )
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Run a command's main function and exit: one line on stderr and its exit code for every foreseen error."""
+    try:
+        main(sys.argv)
+    except CommandError as error:
+        _exit_with_line(" ".join(str(error).split()), error.exit_code)
+    except KeyboardInterrupt:
+        _exit_with_line("interrupted; the same command goes on where it can", EXIT_STOPPED_EARLY)
+    except OSError as error:
+        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+            raise
+        _exit_with_line(
+            f"no space left while writing {error.filename or ''}", StorageError.exit_code
+        )
+    sys.exit(0)
+
+
+def _exit_with_line(message: str, code: int) -> None:
+    rank = os.environ.get("RANK", "0")
+    if (
+        rank == "0" or code != InputError.exit_code
+    ):  # wrong input is seen, and told, by all processes alike
+        place = "" if rank == "0" else f" [rank {rank}]"
+        print(f"{os.path.basename(sys.argv[0])}{place}: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)

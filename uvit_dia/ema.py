@@ -1,0 +1,57 @@
+"""The exponential moving average of the weights, which is what is sampled from."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+def ema_decay(
+    step: int, batch_size: int, *, decay: float, halflife_images: int, rampup_ratio: float
+) -> float:
+    """Return the decay of one update.
+
+    With `halflife_images` the average forgets half of its past in so many images, whatever the batch size: a sweep
+    over batch sizes can hold it fixed. `rampup_ratio` bounds the half-life by this share of the images seen so far
+    (Karras et al. 2022, arXiv:2206.00364, their code's `ema_rampup_ratio`), so that a young average is not stuck at
+    the initial weights.
+
+    Args:
+        step: optimizer step just finished, from 0.
+        batch_size: global batch size.
+        decay: decay a step, in [0, 1); 0 where the half-life rules.
+        halflife_images: half-life in images; 0 where the decay rules.
+        rampup_ratio: 0 for no bound.
+
+    Returns:
+        The factor of the old average, in [0, 1).
+    """
+    if halflife_images:
+        decay = 0.5 ** (batch_size / halflife_images)
+    if rampup_ratio:
+        halflife = rampup_ratio * (step + 1) * batch_size
+        decay = min(decay, 0.5 ** (batch_size / halflife))
+    return decay
+
+
+class EMA:
+    """An average of a model's parameters that starts at their first values.
+
+    torch's `AveragedModel` would do, but it moves its counter to the accelerator at every update, and so makes the
+    host wait for the device at every step.
+
+    Args:
+        model: the unwrapped model whose parameters are averaged; shards of FSDP stay shards.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._averages = [p.detach() for p in self.model.parameters()]
+        self._sources: list[Tensor] = [
+            p.detach() for p in model.parameters()
+        ]  # share the model's storage
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """Move the average towards the model: `ema = decay * ema + (1 - decay) * parameters`."""
+        torch._foreach_lerp_(self._averages, self._sources, 1 - decay)

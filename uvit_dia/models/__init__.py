@@ -1,0 +1,5 @@
+"""The U-ViT and its attention units."""
+
+from uvit_dia.models.uvit import UViT
+
+__all__ = ["UViT"]

@@ -1,0 +1,121 @@
+"""Sampling from the command line: a trained run in, image files out, the work split over processes."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_dia.build import make_accelerator, make_sampler, make_sampler_settings, make_schedule
+from uvit_dia.cli import SamplingArguments
+from uvit_dia.errors import InputError
+from uvit_dia.image_files import PngFolder, write_grid, write_npz
+from uvit_dia.inference import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler, share_of_rank
+
+
+def warn(message: str) -> None:
+    """Print a warning of one line."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def sampler_settings(arguments: SamplingArguments, trained: TrainedModel) -> SamplerSettings:
+    """Return the settings of the run's config, changed by what the command line says, and checked."""
+    given = {
+        "sampler": arguments.sampler,
+        "num_steps": arguments.num_steps,
+        "seed": arguments.seed,
+    }
+    settings = replace(
+        make_sampler_settings(trained.config),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    make_scheduler(settings, make_schedule(trained.config))
+    return settings
+
+
+def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
+    """Sample images and write them as the output's name asks: grid, .npz, or a folder of PNGs.
+
+    Raises:
+        InputError: if checkpoint, settings or output do not fit; nothing is overwritten then.
+    """
+    accelerator = make_accelerator()
+    trained = load_trained(
+        find_checkpoint(arguments.checkpoint, warn),
+        use_ema=arguments.use_ema,
+        device=accelerator.device,
+    )
+    settings = sampler_settings(arguments, trained)
+    num_images = arguments.num_images
+    batch_size = min(arguments.batch_size or trained.config.sample.batch_size, num_images)
+    sampler = make_sampler(
+        trained.model, trained.config, settings, batch_size=batch_size, device=accelerator.device
+    )
+    if trained.config.model.in_chans not in (1, 3) and output.suffix != ".npz":
+        raise InputError(
+            f"--output {output}: images of {trained.config.model.in_chans} channels go to .npz only"
+        )
+    if output.suffix in (".png", ".npz"):
+        if not output.parent.is_dir() or output.is_dir():
+            raise InputError(f"--output {output}: must be a file in a folder that is there")
+        images = _sample_all(sampler, num_images, accelerator)
+        if accelerator.is_main_process:
+            (write_grid if output.suffix == ".png" else write_npz)(output, images)
+    else:
+        origin = {"weights_sha256": trained.sha256, "block": batch_size, **settings.as_dict()}
+        _sample_to_folder(sampler, num_images, output, origin, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.print(
+        f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, seed {settings.seed}, "
+        f"{trained.weights} weights of step {trained.step}"
+    )
+
+
+def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator) -> Tensor:
+    """Sample on all processes; the main one gets (N, C, H, W) uint8 in order."""
+    mine = share_of_rank(
+        num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    with _bar(num_images, accelerator) as bar:
+        parts = []
+        for indices, images in sampler.sample(mine):
+            parts.append((indices, images))
+            bar.update(len(indices) * accelerator.num_processes)
+    everything = gather_object(parts)
+    together = torch.empty(num_images, *sampler.shape, dtype=torch.uint8)
+    for indices, images in everything:
+        together[indices] = images
+    return together
+
+
+def _sample_to_folder(
+    sampler: ImageSampler, num_images: int, output: Path, origin: dict, accelerator: Accelerator
+) -> None:
+    """Sample what is missing in a folder of PNGs."""
+    with accelerator.main_process_first():  # the others then see the folder that the first one made
+        folder = PngFolder(output, origin)
+    missing = set(folder.missing(num_images))
+    accelerator.wait_for_everyone()
+    share = share_of_rank(
+        num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    mine = [index for index in share if index in missing]
+    with _bar(num_images, accelerator, done=num_images - len(missing)) as bar:
+        for indices, images in sampler.sample(mine):
+            folder.write(indices, images)
+            bar.update(len(indices) * accelerator.num_processes)
+
+
+def _bar(num_images: int, accelerator: Accelerator, done: int = 0) -> tqdm:
+    return tqdm(
+        total=num_images,
+        initial=done,
+        unit="image",
+        desc="sampling",
+        disable=not accelerator.is_main_process,
+    )

@@ -1,0 +1,48 @@
+"""Signals that ask a run to stop: the step in hand is finished, the state saved, then the process ends."""
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+
+from uvit_dia.errors import EXIT_STOPPED_EARLY
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+
+
+class StopRequest:
+    """Context in which the first stop signal sets a flag, and the second ends the process at once.
+
+    Attributes:
+        signal_name: name of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._before: dict[int, object] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_name is not None:
+            os.write(sys.stderr.fileno(), b"second signal: leaving without saving\n")
+            os._exit(EXIT_STOPPED_EARLY)
+        self.signal_name = signal.Signals(number).name

@@ -1,0 +1,93 @@
+"""A training run from its start to its last word: lock, resume, fit, status."""
+
+import shutil
+
+import torch
+from ml_collections import ConfigDict
+
+from uvit_dia.build import make_accelerator, make_trainer, start_trackers
+from uvit_dia.errors import DivergedError, InputError, StoppedEarly, StorageError
+from uvit_dia.run_folder import RunFolder
+from uvit_dia.trainer import Trainer
+
+BYTES_A_WEIGHT = 4 * 4  # weight, average, two moments, each float32
+CHECKPOINTS_THAT_MUST_FIT = 3
+
+
+def train(config: ConfigDict, folder: RunFolder, *, allow_other_world_size: bool = False) -> None:
+    """Train a run, or go on with it; what became of it stands in its `status.json`.
+
+    Raises:
+        InputError: if something does not fit; a run that lies in the folder is left as it was.
+        DivergedError: if a loss or gradient became non-finite.
+        StoppedEarly: after a stop signal, with the state saved.
+        StorageError: if a checkpoint cannot be written.
+    """
+    accelerator = make_accelerator(
+        mixed_precision=config.train.mixed_precision,
+        compile=config.train.compile,
+        workdir=folder.path,
+        tracker=config.train.tracker,
+    )
+    if accelerator.is_main_process:
+        folder.lock()
+        folder.set_config(config)
+    accelerator.wait_for_everyone()
+    trainer = make_trainer(config, folder, accelerator)
+    if accelerator.is_main_process:
+        _check_space(trainer, folder)
+    is_resumed = trainer.resume(allow_other_world_size=allow_other_world_size)
+    if accelerator.is_main_process:
+        folder.write_env(device=str(accelerator.device), num_processes=accelerator.num_processes)
+        folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
+    start_trackers(accelerator, config)
+    verb = f"going on at step {trainer.step}" if is_resumed else "starting"
+    accelerator.print(
+        f"{verb}: {folder.path}, {accelerator.num_processes} process(es) on {accelerator.device.type}"
+    )
+    try:
+        _fit(trainer, config)
+    finally:
+        trainer.log.close()
+
+
+def _fit(trainer: Trainer, config: ConfigDict) -> None:
+    """Run the training and write how it ended."""
+    state = "failed"
+    reason = ""
+    try:
+        trainer.log.start_at(trainer.step)
+        trainer.fit()
+        state = "done"
+    except StoppedEarly as error:
+        state, reason = "preempted", str(error)
+        raise
+    except DivergedError as error:
+        state, reason = "diverged", str(error)
+        raise
+    except torch.OutOfMemoryError as error:
+        reason = f"out of memory with train.batch_size = {config.train.batch_size}"
+        raise InputError(
+            f"{reason}; raise train.accumulation_steps = {config.train.accumulation_steps}, which leaves the "
+            "global batch as it is, or set train.gradient_checkpointing = True"
+        ) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        raise
+    finally:
+        if trainer.accelerator.is_main_process:
+            facts = {"reason": reason} if reason else {}
+            trainer.folder.set_status(
+                state, trainer.step, num_steps=config.train.num_steps, **facts
+            )
+
+
+def _check_space(trainer: Trainer, folder: RunFolder) -> None:
+    """Refuse to start where three checkpoints would not fit."""
+    weights = sum(p.numel() for p in trainer.ema.model.parameters())
+    needed = CHECKPOINTS_THAT_MUST_FIT * weights * BYTES_A_WEIGHT
+    free = shutil.disk_usage(folder.path).free
+    if free < needed:
+        raise StorageError(
+            f"no space for checkpoints in {folder.path}: need {needed} bytes, have {free}"
+        )

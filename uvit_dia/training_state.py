@@ -1,0 +1,83 @@
+"""What a checkpoint of a training run holds, as named tensors: the same from one process, DDP and FSDP.
+
+torch's `distributed.checkpoint.state_dict` gives parameters and optimizer state full names whatever wraps the model,
+and flat tensors, which fit safetensors: no pickle is written or read.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+_OPTIONS = {"full_state_dict": True, "cpu_offload": True}
+
+
+def collect(
+    model: nn.Module, ema_model: nn.Module, optimizer: torch.optim.Optimizer, window: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """Gather everything that a resumed run needs; call it on every process, the first one gets the tensors.
+
+    Args:
+        model: the wrapped model.
+        ema_model: the averaged model.
+        optimizer: torch's optimizer over the model's parameters.
+        window: (n, 2) float32, loss and gradient norm of the steps since the last log line.
+
+    Returns:
+        File name -> tensor name -> tensor on the CPU.
+    """
+    return {
+        "model": _own(get_model_state_dict(model, options=StateDictOptions(**_OPTIONS))),
+        "ema": _own(get_model_state_dict(ema_model, options=StateDictOptions(**_OPTIONS))),
+        "optimizer": _own(_optimizer_tensors(model, optimizer)),
+        "window": {"window": window.cpu()},
+    }
+
+
+def expected(
+    model: nn.Module, ema_model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors that the files of a checkpoint of this run must have; only names and shapes are used."""
+    options = StateDictOptions(full_state_dict=True)
+    return {
+        "model": get_model_state_dict(model, options=options),
+        "ema": get_model_state_dict(ema_model, options=options),
+        "optimizer": _optimizer_tensors(model, optimizer),
+    }
+
+
+def restore(
+    model: nn.Module,
+    ema_model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    files: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Load the state that `collect` gathered; the weights last, since making optimizer state steps over them."""
+    options = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
+    flat = get_optimizer_state_dict(model, optimizer, options=options)
+    flat.update(files["optimizer"])  # hyper-parameters stay those of the config
+    set_optimizer_state_dict(model, optimizer, flat, options=options)
+    plain = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, dict(files["model"]), options=plain)
+    set_model_state_dict(ema_model, dict(files["ema"]), options=plain)
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return moments and step counts under names such as `state.mid_block.mlp.fc1.weight.exp_avg`."""
+    options = StateDictOptions(**_OPTIONS, flatten_optimizer_state_dict=True)
+    flat = get_optimizer_state_dict(model, optimizer, options=options)
+    return {name: value for name, value in flat.items() if isinstance(value, Tensor)}
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give each tensor memory of its own, as safetensors wants."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
