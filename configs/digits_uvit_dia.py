@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
             "warmup_steps": 200,
             "betas": (0.9, 0.99),
             "eps": 1e-8,
-            "weight_decay": 0.01,
+            "weight_decay": 0.0,
             "max_grad_norm": 1.0,
         }
     )

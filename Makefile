@@ -1,0 +1,48 @@
+# Two commands for a new user: `make quickstart` and `make test`. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+
+.PHONY: install quickstart test slow lint format clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; choose one with make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Train, sample and measure on scikit-learn's digits; again the same command goes on where it was interrupted.
+quickstart: install
+	$(BIN)/python train.py --config configs/digits_uvit_dia.py --workdir $(RUN)
+	$(BIN)/python sample.py --checkpoint $(RUN) --num_images 64 --output $(RUN)/grid.png
+	$(BIN)/python eval_fid.py --checkpoint $(RUN) --num_images 500
+	@echo
+	@echo "sample grid:  $(RUN)/grid.png"
+	@echo "metrics:      $(RUN)/metrics.jsonl, $(RUN)/eval.jsonl, tensorboard --logdir $(RUN)/tensorboard"
+	@echo "checkpoint:   $(RUN)/checkpoints/"
+
+test: install
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow and not gpu"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# What takes minutes: the quickstart's quality check among others.
+slow: install
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
