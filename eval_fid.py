@@ -2,7 +2,7 @@
 
     python eval_fid.py --checkpoint RUN --num_images 50000
 
-Prints one JSON line and appends it to the run's eval.jsonl: FID (with the Inception extractor; a Frechet distance
+Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception extractor; a Frechet distance
 `fd` with any other), KID, Inception score, precision and recall, the real-against-real floor at the same number of
 images, and everything that the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
 """
@@ -34,21 +34,27 @@ def main(argv: list[str]) -> None:
         "Measure with fewer images than the extractor has features.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "num_repeats",
+        1,
+        "Measure this many seeds, from --seed on; one line each.",
+        lower_bound=1,
+        flag_values=values,
+    )
     cli.parse_flags(values, argv, __doc__)
     arguments = cli.sampling_arguments(values, default_num_images=None)
 
-    from uvit_dia.evaluation_run import (
-        EvaluationArguments,
-        evaluate_to_json,
-    )  # torch is imported from here on
+    # torch is imported from here on
+    from uvit_dia.evaluation_run import EvaluationArguments, evaluate_to_json
 
     evaluate_to_json(
         arguments,
         EvaluationArguments(
             extractor=values["extractor"].value,
             weights=values["weights"].value,
-            download_weights=values["download_weights"].value,
-            allow_few_images=values["allow_few_images"].value,
+            download_weights=bool(values["download_weights"].value),
+            allow_few_images=bool(values["allow_few_images"].value),
+            num_repeats=int(values["num_repeats"].value or 1),
         ),
     )
 

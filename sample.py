@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
     from uvit_dia.sampling_run import sample_to_files  # torch is imported from here on
 
-    sample_to_files(arguments, Path(values["output"].value))
+    sample_to_files(arguments, Path(str(values["output"].value)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from uvit_dia import cli
 def main(argv: list[str]) -> None:
     """Run the command; see the module's docstring."""
     from absl import flags
+    from ml_collections import config_flags
 
     values = cli.new_flags()
     cli.define_config_flag(values, argv)
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     )
     cli.parse_flags(values, argv, __doc__)
     config = cli.read_config(values)
-    config_path = values["config"].config_filename
+    config_path = config_flags.get_config_filename(values["config"])
     workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
 
     from uvit_dia.run_folder import RunFolder
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     from uvit_dia.training_run import train  # torch is imported from here on
 
-    train(config, folder, allow_other_world_size=values["allow_other_world_size"].value)
+    train(config, folder, allow_other_world_size=bool(values["allow_other_world_size"].value))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict(
         {
             "batch_size": 64,
-            "num_steps": 7000,
+            "num_steps": 8000,
             "accumulation_steps": 1,
             "mixed_precision": "no",
             "compile": False,

@@ -1,6 +1,7 @@
 """From a config to objects. With `config.py`, which checks it, the only module that knows the config's shape."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,7 +25,13 @@ from uvit_dia.evaluation import evaluate
 from uvit_dia.extractors import Extractor, ExtractorSource, find_extractor
 from uvit_dia.files import cache_folder
 from uvit_dia.image_files import write_grid
-from uvit_dia.metrics import Features, Reference, extract, reference_features
+from uvit_dia.metrics import (
+    Features,
+    Reference,
+    check_num_images,
+    extract,
+    reference_features,
+)
 from uvit_dia.models import UViT
 from uvit_dia.rng import position_seed
 from uvit_dia.run_folder import RunFolder
@@ -94,8 +101,19 @@ def make_model(config: ConfigDict) -> UViT:
         return UViT(**arguments)
 
 
-def load_images(config: ConfigDict, split: str, *, show_progress: bool) -> ImageSet | None:
-    """Read a split of a config's image set; None where there is no test split."""
+def load_training_images(config: ConfigDict, *, show_progress: bool) -> ImageSet:
+    """Read the training images of a config."""
+    images = _load_images(config, "train", show_progress=show_progress)
+    assert images is not None  # only a test split can be missing
+    return images
+
+
+def load_test_images(config: ConfigDict, *, show_progress: bool) -> ImageSet | None:
+    """Read the test images of a config; None where its image set has no test split."""
+    return _load_images(config, "test", show_progress=show_progress)
+
+
+def _load_images(config: ConfigDict, split: str, *, show_progress: bool) -> ImageSet | None:
     return load_image_set(
         config.data.name,
         config.data.path,
@@ -144,11 +162,11 @@ def make_references(
     extractor: Extractor,
     images: ImageSet,
     accelerator: Accelerator,
-    warn: object,
+    warn: Callable[[str], None],
 ) -> tuple[Reference, Features | None]:
     """Return features of the whole training set, and of the test split for the floor where there is one."""
     batch_size = config.eval.batch_size
-    test = load_images(config, "test", show_progress=accelerator.is_main_process)
+    test = load_test_images(config, show_progress=accelerator.is_main_process)
     with accelerator.main_process_first():  # the first one fills the cache that the others read
         reference = reference_features(
             images, extractor, batch_size=batch_size, cache=cache_folder() / "features", warn=warn
@@ -168,14 +186,13 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     make_scheduler(
         make_sampler_settings(config), make_schedule(config)
     )  # refuses what a preview would trip over
-    source = (
-        find_extractor(config.eval.extractor, config.eval.weights)
-        if train.eval_every_steps
-        else None
-    )
+    source = None
+    if train.eval_every_steps:
+        check_num_images(config.eval.num_images, config.eval.metrics)
+        source = find_extractor(config.eval.extractor, config.eval.weights)
     show = accelerator.is_main_process
     with accelerator.main_process_first():
-        images = load_images(config, "train", show_progress=show)
+        images = load_training_images(config, show_progress=show)
     if config.data.on_device:
         images = ImageSet(
             images.name, images.images.to(accelerator.device), images.labels, images.class_names
@@ -220,7 +237,7 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
         config=to_plain(config),
         config_hash=config_hash(config),
         log=log,
-        tasks=_make_tasks(config, folder, accelerator, images, source, log),
+        tasks=_make_tasks(config, folder, accelerator, images, source=source, log=log),
     )
 
 
@@ -246,6 +263,7 @@ def _make_tasks(
     folder: RunFolder,
     accelerator: Accelerator,
     images: ImageSet,
+    *,
     source: ExtractorSource | None,
     log: TrainLog,
 ) -> tuple[PeriodicTask, ...]:
@@ -267,6 +285,7 @@ def _make_tasks(
 
     def measure(step: int, model: nn.Module) -> dict[str, object]:
         if not loaded:
+            assert source is not None  # it was looked for, since this run evaluates
             extractor = Extractor(source, accelerator.device)
             loaded.append(
                 (extractor, *make_references(config, extractor, images, accelerator, log.warn))

@@ -2,16 +2,19 @@
 
 A checkpoint is a folder `step_00050000/` with `model.safetensors`, `ema.safetensors`, `optimizer.safetensors`,
 `window.safetensors` (what was measured since the last log line), `config.json` and `manifest.json`, which records
-size and SHA-256 of every other file. It is built in a hidden folder, fsynced, renamed into place, and only then are
-older ones pruned. There is no pickle in it, and no random state: randomness is a function of the step (`rng.py`).
+size and SHA-256 of every other file, and a SHA-256 of its own facts. It is built in a hidden folder, fsynced,
+renamed into place, and only then are older ones pruned. There is no pickle in it, and no random state: randomness is
+a function of the step (`rng.py`).
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -25,6 +28,14 @@ FORMAT = 1
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 MAX_MANIFEST_BYTES = 2**20
 MAX_NAMED_MISMATCHES = 3
+MIN_KEPT = 2  # the newest one may turn out damaged
+REQUIRED_FILES = (
+    "config.json",
+    "ema.safetensors",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "window.safetensors",
+)
 
 Warn = Callable[[str], None]
 
@@ -79,7 +90,10 @@ def commit(
 
     Raises:
         StorageError: if it cannot be written; older checkpoints are untouched.
+        ValueError: if `keep` is less than 2.
     """
+    if keep < MIN_KEPT:
+        raise ValueError(f"keep must be at least {MIN_KEPT}, got {keep}")
     target = root / step_folder_name(step)
     temporary = root / f".{target.name}.{os.getpid()}.tmp"
     try:
@@ -93,8 +107,9 @@ def commit(
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(temporary.iterdir())
         }
+        manifest = {"format": FORMAT, "step": step, **facts, "files": files}
         write_json(
-            temporary / "manifest.json", {"format": FORMAT, "step": step, **facts, "files": files}
+            temporary / "manifest.json", {**manifest, "manifest_sha256": _facts_sha256(manifest)}
         )
         for path in temporary.iterdir():
             path.chmod(
@@ -106,13 +121,19 @@ def commit(
             target.exists()
         ):  # a damaged one of the same step: a valid one would have been resumed from
             shutil.rmtree(target)
-        os.rename(temporary, target)
+        temporary.rename(target)
         fsync_path(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(_storage_message(root, tensors, error)) from error
     prune(root, keep=keep, warn=warn)
     return target
+
+
+def _facts_sha256(manifest: dict) -> str:
+    """Return the SHA-256 of a manifest's canonical JSON; it tells a damaged manifest from a whole one."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _umask() -> int:
@@ -144,12 +165,28 @@ def _storage_message(
 
 
 def prune(root: Path, *, keep: int, warn: Warn) -> None:
-    """Remove the oldest checkpoints; the newest `keep` stay, and a failed removal is only a warning."""
-    for folder in step_folders(root)[keep:]:
+    """Remove the oldest checkpoints; a failed removal is only a warning.
+
+    The newest `keep` stay, and so do the two newest undamaged ones, which damaged ones may have pushed back.
+    """
+    folders = step_folders(root)
+    surplus = folders[keep:]
+    spared = list(islice(filter(_is_undamaged, folders), MIN_KEPT)) if surplus else []
+    for folder in surplus:
+        if folder in spared:
+            continue
         try:
             shutil.rmtree(folder)
         except OSError as error:
             warn(f"could not remove the old checkpoint {folder}: {error.strerror}")
+
+
+def _is_undamaged(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except CorruptFileError:
+        return False
+    return True
 
 
 def step_folders(root: Path) -> list[Path]:
@@ -171,47 +208,61 @@ def verify(folder: Path) -> Checkpoint:
         CorruptFileError: naming the first file that is missing, or not what the manifest says.
     """
     path = folder / "manifest.json"
+    manifest = _read_manifest(path)
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise CorruptFileError(f"{path} is too large for a manifest")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         step, files = manifest["step"], manifest["files"]
         expected = {
             str(name): (int(fact["bytes"]), str(fact["sha256"])) for name, fact in files.items()
         }
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise CorruptFileError(f"{path} is damaged: {' '.join(str(error).split())[:80]}") from error
+    if type(step) is not int or (
+        folder.name != step_folder_name(step) and STEP_FOLDER.fullmatch(folder.name)
+    ):
+        raise CorruptFileError(f"{path} says step {step!r:.40}, which is not that of {folder.name}")
+    missing = set(REQUIRED_FILES) - set(expected)
+    if missing:
+        raise CorruptFileError(f"{path} does not list {min(missing)}")
+    for name, (size, sha256) in expected.items():
+        _check_file(folder, name, size, sha256)
+    return Checkpoint(folder, step, manifest)
+
+
+def _read_manifest(path: Path) -> dict:
+    """Read a manifest that is whole and of this format."""
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise CorruptFileError(f"{path} is too large for a manifest")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest.get("format")
+        recorded = manifest.pop("manifest_sha256", None)
+        is_whole = recorded == _facts_sha256(manifest)
     except OSError as error:
         raise CorruptFileError(f"{path}: {error.strerror}") from error
     except CorruptFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptFileError(f"{path} is damaged: {' '.join(str(error).split())[:80]}") from error
-    if manifest.get("format") != FORMAT:
-        raise CorruptFileError(
-            f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}"
-        )
-    if not isinstance(step, int) or (
-        folder.name != step_folder_name(step) and STEP_FOLDER.fullmatch(folder.name)
-    ):
-        raise CorruptFileError(f"{path} says step {step!r}, which is not that of {folder.name}")
-    for name, (size, sha256) in expected.items():
-        file = folder / name
+    if found != FORMAT:
+        raise CorruptFileError(f"{path} has format {found!r:.40}; this version reads {FORMAT}")
+    if not is_whole:
+        raise CorruptFileError(f"{path} is damaged: its own SHA-256 does not fit it")
+    return manifest
+
+
+def _check_file(folder: Path, name: str, size: int, sha256: str) -> None:
+    """Compare a file with what the manifest says of it."""
+    file = folder / name
+    try:
         if Path(name).name != name or not file.is_file():
             raise CorruptFileError(f"{file} is missing")
-        if file.stat().st_size != size:
-            raise CorruptFileError(
-                f"{file} has {file.stat().st_size} bytes, its manifest says {size}"
-            )
+        found = file.stat().st_size
+        if found != size:
+            raise CorruptFileError(f"{file} has {found} bytes, its manifest says {size}")
         if sha256_file(file) != sha256:
             raise CorruptFileError(f"{file} is damaged: its SHA-256 is not the one in the manifest")
-    missing = {
-        "model.safetensors",
-        "ema.safetensors",
-        "optimizer.safetensors",
-        "config.json",
-    } - set(expected)
-    if missing:
-        raise CorruptFileError(f"{path} does not list {sorted(missing)[0]}")
-    return Checkpoint(folder, step, manifest)
+    except OSError as error:
+        raise CorruptFileError(f"{file}: {error.strerror}") from error
 
 
 def newest_valid(root: Path, warn: Warn) -> Checkpoint | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from uvit_dia.config import SAMPLERS, check_config, nearest
@@ -25,15 +25,23 @@ def new_flags() -> flags.FlagValues:
 
 
 def define_config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Define `--config FILE` and its overrides `--config.group.key=value`, which are looked for in argv."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Config file; any of its keys is changed by --config.group.key=value.",
-        lock_config=True,
-        flag_values=values,
-        sys_argv=list(argv),
-    )
+    """Define `--config FILE` and its overrides `--config.group.key=value`, which are looked for in argv.
+
+    Raises:
+        InputError: if argv names a --flagfile that cannot be read.
+    """
+    logging.set_verbosity(logging.ERROR)  # a get_config() without return gets one line, from us
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            None,
+            "Config file; any of its keys is changed by --config.group.key=value.",
+            lock_config=True,
+            flag_values=values,
+            sys_argv=list(argv),
+        )
+    except flags.Error as error:
+        raise InputError(_clip(error)) from error
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
@@ -58,7 +66,11 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise InputError(_config_error(error, argv)) from error
     except SyntaxError as error:
-        raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+        place = error.filename or _config_file(argv)  # the config, or a module that it imports
+        line = "" if error.lineno is None else f", line {error.lineno}"
+        raise InputError(f"--config: {place}{line}: {error.msg}") from error
+    except Exception as error:  # nothing else raises here but the user's config file, which is code
+        raise InputError(_config_file_error(error, argv)) from error
     if len(rest) > 1:
         raise InputError(f"unexpected word {rest[1]!r}; every argument is a flag, see --help")
 
@@ -74,14 +86,46 @@ def _flag_help(values: flags.FlagValues) -> str:
 
 def _config_error(error: Exception, argv: Sequence[str]) -> str:
     """Turn what absl and ml_collections raise for an unknown key or a wrong value into one line."""
-    text = " ".join(str(error).strip("\"'").split())
+    if "Error whilst parsing config file" in str(error) or isinstance(error, OSError):
+        return _config_file_error(error, argv)
+    text = _clip(error)
     for word in argv[1:]:
         key = word.lstrip("-").removeprefix("no").split("=")[0]
         if isinstance(error, AttributeError | KeyError) and key.startswith("config."):
             leaf = key.split(".")[-1]
             if leaf in text or any(part in text for part in key.split(".")[1:]):
                 return f"unknown config key {key.removeprefix('config.')}{_nearest_key(key)}"
-    return text[:180] or type(error).__name__
+    if isinstance(
+        error, AttributeError | KeyError
+    ):  # no key of the command line: the file's own code
+        return _config_file_error(error, argv)
+    return text or type(error).__name__
+
+
+def _config_file_error(error: Exception, argv: Sequence[str]) -> str:
+    """Say in one line what running the config file raised."""
+    cause = (
+        str(error).strip().splitlines()[-1:]
+    )  # ml_collections puts whole tracebacks into messages
+    text = _clip(cause[0] if cause else "")
+    if not isinstance(error, flags.Error | OSError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"--config: cannot use {_config_file(argv) or 'an empty path'}: {text}"
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    """Return what the command line gives as --config, for messages."""
+    for index, word in enumerate(argv):
+        flag, _, value = word.partition("=")
+        if flag in ("--config", "-config"):
+            return value or " ".join(argv[index + 1 : index + 2])
+    return "the config"
+
+
+def _clip(message: object) -> str:
+    """Put a message of others on one line that is not too long."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= 140 else text[:137] + "..."
 
 
 def _nearest_key(key: str) -> str:
@@ -96,15 +140,17 @@ def read_config(values: flags.FlagValues) -> ConfigDict:
     Raises:
         InputError: if --config is missing, its file cannot be run, or its content is not allowed.
     """
-    try:
-        config = values["config"].value
-    except (OSError, ImportError, AttributeError) as error:
-        raise InputError(f"--config: {' '.join(str(error).split())[:160]}") from error
-    if config is None:
+    flag = values["config"]
+    config = flag.value
+    if not flag.present:
         raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
+    file = config_flags.get_config_filename(flag)
+    error = getattr(config, "_error", None)  # ml_collections keeps an OSError back until first use
+    if isinstance(error, OSError):
+        raise InputError(_config_file_error(error, ["--config", file])) from error
     if not isinstance(config, ConfigDict):
         raise InputError(
-            f"--config: get_config() returned {type(config).__name__}, not a ConfigDict"
+            f"--config: get_config() of {file} returned {type(config).__name__}, not a ConfigDict"
         )
     check_config(config)
     return config
@@ -171,7 +217,7 @@ def sampling_arguments(
         num_steps=values["num_steps"].value,
         seed=values["seed"].value,
         batch_size=values["batch_size"].value,
-        use_ema=values["use_ema"].value,
+        use_ema=bool(values["use_ema"].value),
     )
 
 
@@ -198,5 +244,5 @@ def _exit_with_line(message: str, code: int) -> None:
         rank == "0" or code != InputError.exit_code
     ):  # wrong input is seen, and told, by all processes alike
         place = "" if rank == "0" else f" [rank {rank}]"
-        print(f"{os.path.basename(sys.argv[0])}{place}: {message}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).name}{place}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

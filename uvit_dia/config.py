@@ -7,8 +7,7 @@ A config is complete: every key below must be there, and no other.
 import difflib
 import hashlib
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -32,9 +31,11 @@ def _integer(low: int, high: int = MAX_COUNT) -> Check:
 def _number(low: float, high: float, *, above_low: bool = False) -> Check:
     def check(value: object) -> str | None:
         fits = (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and low <= value <= high  # false for NaN, and exact for integers of any size
+            and not (above_low and value == low)
         )
-        fits = fits and low <= value <= high and not (above_low and value == low)
         return None if fits else f"a number {'above' if above_low else 'from'} {low:g} to {high:g}"
 
     return check
@@ -66,13 +67,13 @@ def _betas(value: object) -> str | None:
 def _blocks(value: object) -> str | None:
     try:
         parse_blocks(value)
-    except ValueError:
+    except (ValueError, TypeError):
         return "'all' or block indices such as '0,1,2'"
     return None
 
 
 def _metric_names(value: object) -> str | None:
-    fits = isinstance(value, tuple | list) and value and set(value) <= set(METRICS)
+    fits = isinstance(value, tuple | list) and value and all(name in METRICS for name in value)
     return None if fits else "a tuple of " + ", ".join(METRICS)
 
 
@@ -202,7 +203,7 @@ def parse_blocks(value: object) -> str | list[int]:
     return indices
 
 
-def nearest(name: str, names: object) -> str:
+def nearest(name: str, names: Iterable[object]) -> str:
     """Return ", did you mean X?" for the closest of the names, or an empty text."""
     close = difflib.get_close_matches(name, [str(n) for n in names], n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
@@ -333,9 +334,11 @@ def read_config_json(path: Path) -> ConfigDict:
         raise InputError(f"{path} does not hold a config")
     try:
         config = ConfigDict(_with_tuples(tree))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        check_config(config, str(path))
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is not a config: {' '.join(str(error).split())[:80]}") from error
-    check_config(config, str(path))
     return config.lock()
 
 
@@ -355,7 +358,7 @@ def forbidden_changes(saved: ConfigDict, wanted: ConfigDict) -> list[str]:
         Lines such as "train.batch_size: 64 -> 32".
     """
     old, new = flatten(to_plain(saved)), flatten(to_plain(wanted))
-    allowed = RESUMABLE_CHANGES
+    allowed: tuple[str, ...] = RESUMABLE_CHANGES
     if wanted.optimizer.lr_schedule != "constant":
         allowed = tuple(key for key in allowed if key != "train.num_steps")
     return [

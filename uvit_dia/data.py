@@ -36,7 +36,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the images and their shape, as hex digits."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy())
+        digest.update(self.images.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 

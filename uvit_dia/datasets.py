@@ -8,6 +8,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ import torch
 from uvit_dia.data import ImageSet
 from uvit_dia.errors import InputError
 from uvit_dia.files import cache_folder, download, sha256_file
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -71,9 +75,23 @@ def load_image_set(
     elif name == "cifar10":
         image_set = _cifar10(path, split, show_progress)
     elif name == "parquet":
-        image_set = _parquet(Path(path), split, img_size, in_chans, resize, show_progress)
+        image_set = _parquet(
+            Path(path),
+            split,
+            img_size=img_size,
+            in_chans=in_chans,
+            resize=resize,
+            show=show_progress,
+        )
     elif name == "folder":
-        image_set = _folder(Path(path), split, img_size, in_chans, resize, show_progress)
+        image_set = _folder(
+            Path(path),
+            split,
+            img_size=img_size,
+            in_chans=in_chans,
+            resize=resize,
+            show=show_progress,
+        )
     else:
         raise InputError(f"data.name = {name!r}; allowed is digits, cifar10, parquet or folder")
     if image_set is None:
@@ -102,7 +120,10 @@ def _cifar10(path: str, split: str, show_progress: bool) -> ImageSet:
     archive = (Path(path) if path else cache_folder()) / "cifar-10-binary.tar.gz"
     if not archive.exists():
         download(CIFAR10_URL, archive, CIFAR10_SHA256, show_progress)
-    found = sha256_file(archive)
+    try:
+        found = sha256_file(archive)
+    except OSError as error:
+        raise InputError(f"cannot read {archive}: {error.strerror}") from error
     if found != CIFAR10_SHA256:
         raise InputError(
             f"{archive} is corrupt: SHA-256 {found[:16]}..., expected {CIFAR10_SHA256[:16]}..."
@@ -132,14 +153,19 @@ def _decode(content: bytes, origin: str, img_size: int, in_chans: int, resize: b
                 raise InputError(
                     f"{origin} has {image.width}x{image.height} pixels; at most 4096x4096 are read"
                 )
+            if image.mode.startswith(("I", "F")):  # Pillow would clip, not scale, them to 0 .. 255
+                raise InputError(
+                    f"{origin} has mode {image.mode}; images of 8 bits a channel are read"
+                )
+            sized: PIL.Image.Image = image
             if image.size != (img_size, img_size):
                 if not resize:
                     raise InputError(
                         f"{origin} is {image.width}x{image.height}; model.img_size = {img_size} "
                         "(data.resize = True would scale and crop it)"
                     )
-                image = _resize(image, img_size)
-            pixels = np.asarray(image.convert("L" if in_chans == 1 else "RGB"))
+                sized = _resize(image, img_size)
+            pixels = np.asarray(sized.convert("L" if in_chans == 1 else "RGB"))
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -149,7 +175,7 @@ def _decode(content: bytes, origin: str, img_size: int, in_chans: int, resize: b
     return pixels[None] if in_chans == 1 else pixels.transpose(2, 0, 1)
 
 
-def _resize(image: "PIL.Image.Image", img_size: int) -> "PIL.Image.Image":  # noqa: F821
+def _resize(image: "PIL.Image.Image", img_size: int) -> "PIL.Image.Image":
     """Scale the shorter side to img_size and crop the middle."""
     from PIL import ImageOps
 
@@ -159,6 +185,7 @@ def _resize(image: "PIL.Image.Image", img_size: int) -> "PIL.Image.Image":  # no
 def _decode_all(
     files: Iterator[tuple[bytes, str]],
     count: int,
+    *,
     img_size: int,
     in_chans: int,
     resize: bool,
@@ -182,7 +209,7 @@ def _decode_all(
 
 
 def _parquet(
-    path: Path, split: str, img_size: int, in_chans: int, resize: bool, show: bool
+    path: Path, split: str, *, img_size: int, in_chans: int, resize: bool, show: bool
 ) -> ImageSet | None:
     """Read the Hugging Face image layout: a column `img` or `image` of {bytes, path}, a column `label` or none."""
     if not path.exists():
@@ -214,10 +241,16 @@ def _parquet(
                 raise InputError(f"{files[0]}, row {index}: column {column} holds no bytes")
             yield content, f"{files[0]}, row {index}"
 
-    images = _decode_all(contents(), len(cells), img_size, in_chans, resize, show)
+    images = _decode_all(
+        contents(), len(cells), img_size=img_size, in_chans=in_chans, resize=resize, show=show
+    )
     labels = None
     if "label" in table.column_names:
-        labels = torch.tensor(table.column("label").to_pylist(), dtype=torch.int64)
+        values = table.column("label").to_pylist()
+        wrong = [v for v in values if not isinstance(v, int) or not -(2**63) <= v < 2**63]
+        if wrong:
+            raise InputError(f"{files[0]}: column label holds {wrong[0]!r}; integers are read")
+        labels = torch.tensor(values, dtype=torch.int64)
     return ImageSet(path.stem, images, labels, _class_names(table.schema.metadata))
 
 
@@ -228,12 +261,12 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features["label"]["names"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return ()
 
 
 def _folder(
-    path: Path, split: str, img_size: int, in_chans: int, resize: bool, show: bool
+    path: Path, split: str, *, img_size: int, in_chans: int, resize: bool, show: bool
 ) -> ImageSet | None:
     """Read a folder whose sub-folders are classes; images directly in it make a set without labels."""
     if not path.is_dir():
@@ -248,7 +281,9 @@ def _folder(
     if not labelled:
         raise InputError(f"data.path: no images ({', '.join(IMAGE_SUFFIXES)}) in {root}")
     contents = ((file.read_bytes(), str(file)) for file, _ in labelled)
-    images = _decode_all(contents, len(labelled), img_size, in_chans, resize, show)
+    images = _decode_all(
+        contents, len(labelled), img_size=img_size, in_chans=in_chans, resize=resize, show=show
+    )
     labels = torch.tensor([label for _, label in labelled]) if labelled[0][1] >= 0 else None
     return ImageSet(path.name, images, labels, tuple(classes))
 

@@ -6,6 +6,7 @@ arXiv:2006.11239) and `snr = alpha-bar / (1 - alpha-bar)`, a ratio of powers.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class NoiseSchedule:
                 f"prediction_type must be one of {PREDICTION_TYPES}, got {self.prediction_type!r}"
             )
 
-    def scheduler_arguments(self) -> dict[str, object]:
+    def scheduler_arguments(self) -> dict[str, Any]:
         """Return the arguments that every diffusers scheduler takes for this process."""
         return {
             "num_train_timesteps": self.num_train_timesteps,
@@ -66,7 +67,7 @@ class NoiseSchedule:
 
     def alphas_cumprod(self) -> Tensor:
         """Return alpha-bar, (T,) float32 on the CPU, as diffusers computes it."""
-        from diffusers import DDPMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         return DDPMScheduler(**self.scheduler_arguments()).alphas_cumprod
 

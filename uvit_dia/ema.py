@@ -1,9 +1,24 @@
 """The exponential moving average of the weights, which is what is sampled from."""
 
 import copy
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+
+
+class EMASettings(TypedDict):
+    """The settings of an average, as `ema_decay` takes them by name.
+
+    Attributes:
+        decay: decay a step, in [0, 1); 0 where the half-life rules.
+        halflife_images: half-life in images; 0 where the decay rules.
+        rampup_ratio: highest half-life as a share of the images seen so far; 0 for no bound.
+    """
+
+    decay: float
+    halflife_images: int
+    rampup_ratio: float
 
 
 def ema_decay(

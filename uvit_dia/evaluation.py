@@ -8,9 +8,15 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_dia.errors import InputError
 from uvit_dia.extractors import Extractor
-from uvit_dia.metrics import Features, Reference, compute_metrics, extract, real_floor
+from uvit_dia.metrics import (
+    Features,
+    Reference,
+    check_num_images,
+    compute_metrics,
+    extract,
+    real_floor,
+)
 from uvit_dia.sampler import ImageSampler, share_of_rank
 
 
@@ -43,10 +49,9 @@ def evaluate(
         On the main process the metrics, the real-against-real floor at the same N, N, NFE and seconds; elsewhere {}.
 
     Raises:
-        InputError: if num_images is less than 2, or a Frechet distance is asked of fewer images than it needs.
+        InputError: if num_images is fewer than the metrics need.
     """
-    if num_images < 2:
-        raise InputError(f"--num_images {num_images}: at least 2 are needed to measure a distance")
+    check_num_images(num_images, names)
     started = time.monotonic()
     rank, ranks = accelerator.process_index, accelerator.num_processes
     mine = share_of_rank(num_images, sampler.batch_size, rank, ranks)

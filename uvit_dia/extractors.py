@@ -5,10 +5,7 @@
 `pt2:PATH`             any `torch.export` program, uint8 (N, C, H, W) -> float (N, D)
 """
 
-import json
 import os
-import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from uvit_dia.errors import InputError
 from uvit_dia.files import download, sha256_file
+from uvit_dia.program_files import check_program, load_program
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -26,15 +24,6 @@ INCEPTION_URL = (
 )
 DIGITS_FILE = Path(__file__).parent / "assets" / "digits_extractor.safetensors"
 DIGITS_SHA256 = "f9bf1ad539d42269cfba2052c1d2cf764a082ab8ae927030939820a312060e6a"
-MAX_PROGRAM_BYTES = 2 * 2**30
-
-# What a .pt2 archive may hold: torch.export.load would unpickle anything else that it knows.
-_PROGRAM_MEMBERS = re.compile(
-    r"[^/]+/(data/weights/(weight_\d+|\w+_weights_config\.json)|data/constants/(tensor_\d+|\w+_constants_config\.json)"
-    r"|data/sample_inputs/\w+\.pt|models/\w+\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
-    r"|\.format_version|\.storage_alignment)"
-)
-_SIZE_EXPRESSION = re.compile(r"(?:[su]\d+|\d+|Max|Min|Mod|FloorDiv|[\s+\-*/(),])*")
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,11 @@ class ExtractorSource:
     name: str
     path: Path
     sha256: str
+
+    @property
+    def label(self) -> str:
+        """What results call it: a program goes by "pt2", its hash says which; its path is nobody's business."""
+        return "pt2" if self.name.startswith("pt2:") else self.name
 
     @property
     def is_inception(self) -> bool:
@@ -88,7 +82,7 @@ def find_extractor(
         path = Path(name.removeprefix("pt2:"))
         if not path.is_file():
             raise InputError(f"--extractor: no file {path}")
-        _check_program(path)
+        check_program(path)
         return ExtractorSource(name, path, sha256_file(path))
     raise InputError(f"--extractor {name!r}: unknown; allowed is {INCEPTION}, digits or pt2:PATH")
 
@@ -107,62 +101,6 @@ def _checked(name: str, path: Path, expected: str) -> ExtractorSource:
             f"{path} is not the expected file: SHA-256 {found[:16]}..., expected {expected[:16]}..."
         )
     return ExtractorSource(name, path, found)
-
-
-def _check_program(path: Path) -> None:
-    """Refuse a .pt2 archive that torch.export.load would unpickle, or evaluate as an expression.
-
-    torch loads such archives with `weights_only=False` in several places; a program of tensors, operators and sizes
-    needs none of them.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_PROGRAM_BYTES:
-                raise InputError(
-                    f"--extractor: {path} unpacks to more than {MAX_PROGRAM_BYTES} bytes"
-                )
-            for name in archive.namelist():
-                if not _PROGRAM_MEMBERS.fullmatch(name):
-                    raise InputError(
-                        f"--extractor: {path} holds {name[:60]}, which a feature extractor does not need"
-                    )
-                if name.endswith(".json"):
-                    _check_program_json(json.loads(archive.read(name)), path)
-                elif name.endswith(".pt"):
-                    with archive.open(name) as file:
-                        torch.load(_seekable(file.read()), map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except (
-        Exception
-    ) as error:  # zipfile, json and torch raise many types for a file that is no such archive
-        reason = " ".join(str(error).split())[:80]
-        raise InputError(
-            f"--extractor: {path} is no readable torch.export program: {reason}"
-        ) from error
-
-
-def _seekable(content: bytes) -> "io.BytesIO":  # noqa: F821
-    import io
-
-    return io.BytesIO(content)
-
-
-def _check_program_json(value: object, path: Path) -> None:
-    """Refuse payloads marked as pickles, and size expressions that are more than arithmetic."""
-    if isinstance(value, dict):
-        if value.get("use_pickle"):
-            raise InputError(f"--extractor: {path} holds pickled tensors, which are not read")
-        text = value.get("expr_str", "0")
-        if not isinstance(text, str) or not _SIZE_EXPRESSION.fullmatch(text):
-            raise InputError(
-                f"--extractor: {path} holds the size expression {str(text)[:40]!r}, which is not read"
-            )
-        for item in value.values():
-            _check_program_json(item, path)
-    elif isinstance(value, list):
-        for item in value:
-            _check_program_json(item, path)
 
 
 class Extractor:
@@ -192,6 +130,7 @@ class Extractor:
             layers,
             cuda=False,
             feature_extractor_weights_path=str(source.path),
+            device=self.device,
             verbose=False,
         ).to(self.device)
 
@@ -211,7 +150,11 @@ class Extractor:
             images = images.expand(-1, 3, -1, -1)
         try:
             features = self._network(images.to(self.device))
-        except (RuntimeError, AssertionError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except InputError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:100]
             raise InputError(
                 f"--extractor {self.source.name} does not take images of shape {tuple(images.shape[1:])}: {reason}"
@@ -228,16 +171,28 @@ def _register_program(source: ExtractorSource) -> str:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-    registered = f"{source.name.split(':')[0]}-{source.sha256[:16]}"
+    kind = source.name.split(":")[0]
+    registered = f"{kind}-{source.sha256[:16]}"
     if registered in FEATURE_EXTRACTORS_REGISTRY:
         return registered
 
     class ProgramExtractor(FeatureExtractorBase):
         """One feature layer, whatever program it comes from."""
 
-        def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
+        def __init__(
+            self,
+            name: str,
+            features_list: list[str],
+            *,
+            feature_extractor_weights_path: str,
+            device: torch.device,
+            **kwargs: object,
+        ) -> None:
             super().__init__(name, features_list)
-            self.program = _load_program(source)
+            self.program = _load(kind, Path(feature_extractor_weights_path), device)
+
+        def train(self, mode: bool = True) -> "ProgramExtractor":
+            return self  # programs stay as they were exported; torch refuses to switch them
 
         @staticmethod
         def get_provided_features_list() -> tuple[str, ...]:
@@ -256,19 +211,21 @@ def _register_program(source: ExtractorSource) -> str:
             raise NotImplementedError("this extractor is not compiled")
 
         def forward(self, x: Tensor) -> tuple[Tensor]:
-            return (self.program(x).float(),)
+            features = self.program(x)
+            if not isinstance(features, Tensor) or features.shape[:-1] != x.shape[:1]:
+                found = tuple(features.shape) if isinstance(features, Tensor) else type(features)
+                raise InputError(
+                    f"--extractor {source.name}: {len(x)} images gave {found}, expected ({len(x)}, D)"
+                )
+            return (features.float(),)
 
     register_feature_extractor(registered, ProgramExtractor)
     return registered
 
 
-def _load_program(source: ExtractorSource) -> nn.Module:
-    if source.name == "digits":
+def _load(kind: str, path: Path, device: torch.device) -> nn.Module:
+    if kind == "digits":
         from uvit_dia.assets.digits_classifier import load_digits_classifier
 
-        return load_digits_classifier(source.path)
-    try:
-        return torch.export.load(source.path).module()
-    except Exception as error:  # a program of another torch version fails in many ways
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"--extractor: this torch cannot load {source.path}: {reason}") from error
+        return load_digits_classifier(path)
+    return load_program(path, device)

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: atomic writes, fsync, hashes, checked downloads."""
 
 import hashlib
+import http.client
 import json
 import os
 import urllib.error
@@ -31,7 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         fsync_path(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
@@ -65,7 +66,8 @@ def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
         raise InputError(f"cannot make {target.parent}: {error.strerror}") from error
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:
+        # S310: the addresses are constants of this package, https all of them
+        with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:  # noqa: S310
             total = int(response.headers.get("Content-Length") or 0) or None
             with tqdm(
                 total=total, unit="B", unit_scale=True, desc=target.name, disable=not show_progress
@@ -78,10 +80,14 @@ def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
             raise InputError(
                 f"{url} sent SHA-256 {found[:16]}..., expected {sha256[:16]}...; nothing was kept"
             )
-        os.replace(temporary, target)
-    except urllib.error.URLError as error:
-        raise InputError(
-            f"cannot download {url} ({error.reason}); put the file at {target}"
-        ) from error
+        temporary.replace(target)
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())[:80]
+        raise InputError(f"cannot download {url} ({reason}); put the file at {target}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -68,7 +68,8 @@ def load_trained(
     parent = checkpoint.folder.resolve().parent
     is_in_run = parent.name == "checkpoints" and (parent.parent / "config.json").is_file()
     return TrainedModel(
-        model=model.to(device).eval().requires_grad_(False),
+        # diffusers' decorator hides the signature of `to`
+        model=model.to(device).eval().requires_grad_(False),  # type: ignore[arg-type]
         config=config,
         run=parent.parent if is_in_run else None,
         step=checkpoint.step,

@@ -25,7 +25,19 @@ Features = dict[str, Tensor]  # layer -> (N, D) float32 on the CPU
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 KID_SEED = 2020  # torch-fidelity's default
+MIN_IMAGES = {"fid": 2, "kid": 2, "isc": 1, "prc": 4}  # prc: an image and its three neighbours
 COMPARABLE_IMAGES = 10_000  # below it a FID is biased so much that it says little beside others
+
+
+def check_num_images(num_images: int, names: Iterable[str]) -> None:
+    """Refuse fewer images than the floor and the named metrics need.
+
+    Raises:
+        InputError: naming how many are needed.
+    """
+    needed = max(2, *(MIN_IMAGES[name] for name in names))
+    if num_images < needed:
+        raise InputError(f"--num_images {num_images}: these metrics need at least {needed}")
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Features:
@@ -97,8 +109,9 @@ def reference_features(
 def _hash_features(features: Features) -> str:
     digest = hashlib.sha256()
     for layer in sorted(features):
-        digest.update(layer.encode())
-        digest.update(features[layer].contiguous().numpy())
+        values = features[layer]
+        digest.update(f"{layer} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -109,13 +122,13 @@ def _read_cached(path: Path, key: str, warn: Callable[[str], None]) -> Features 
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        warn(f"{path} is damaged ({error}); its features are computed again")
-        return None
-    if facts.get("key") != key or facts.get("sha256") != _hash_features(features):
-        warn(f"{path} is damaged; its features are computed again")
-        return None
-    return features
+        if facts.get("key") == key and facts.get("sha256") == _hash_features(features):
+            return features
+        reason = "its content is not what it says"
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:80]
+    warn(f"{path} is damaged ({reason}); its features are computed again")
+    return None
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
@@ -159,14 +172,15 @@ def real_floor(
     Returns:
         floor, floor_num_images and floor_split.
     """
-    is_held_out = held_out is not None and len(held_out[layer]) >= num_images
-    pool = held_out[layer] if is_held_out else reference.features[layer]
+    pool, split = reference.features[layer], "train"
+    if held_out is not None and len(held_out[layer]) >= num_images:
+        pool, split = held_out[layer], "test"
     count = min(num_images, len(pool))
     chosen = permutation(0, "real floor", 0, len(pool))[:count]
     return {
         "floor": frechet_distance(pool[chosen], reference.features[layer]),
         "floor_num_images": count,
-        "floor_split": "test" if is_held_out else "train",
+        "floor_split": split,
     }
 
 

@@ -54,6 +54,7 @@ def _draw(
     step: int,
     rows: range,
     batch_size: int,
+    *,
     draw_chunk: Callable[[torch.Generator], Tensor],
     device: torch.device | str,
 ) -> Tensor:
@@ -61,7 +62,8 @@ def _draw(
     if not (0 <= rows.start <= rows.stop <= batch_size and rows.step == 1):
         raise ValueError(f"rows must be a contiguous part of range({batch_size}), got {rows}")
     chunks_per_batch = -(-batch_size // CHUNK_IMAGES)
-    first, last = rows.start // CHUNK_IMAGES, -(-rows.stop // CHUNK_IMAGES)
+    first = rows.start // CHUNK_IMAGES
+    last = max(first + 1, -(-rows.stop // CHUNK_IMAGES))  # one chunk at least: no rows are a tensor
     drawn = [
         draw_chunk(position_generator(seed, purpose, step * chunks_per_batch + chunk, device))
         for chunk in range(first, last)
@@ -97,7 +99,7 @@ def normal_rows(
     def draw_chunk(generator: torch.Generator) -> Tensor:
         return torch.randn(CHUNK_IMAGES, *shape, generator=generator, device=device)
 
-    return _draw(seed, purpose, step, rows, batch_size, draw_chunk, device)
+    return _draw(seed, purpose, step, rows, batch_size, draw_chunk=draw_chunk, device=device)
 
 
 def integer_rows(
@@ -112,7 +114,7 @@ def integer_rows(
     def draw_chunk(generator: torch.Generator) -> Tensor:
         return torch.randint(high, (CHUNK_IMAGES,), generator=generator)
 
-    return _draw(seed, purpose, step, rows, batch_size, draw_chunk, "cpu")
+    return _draw(seed, purpose, step, rows, batch_size, draw_chunk=draw_chunk, device="cpu")
 
 
 def permutation(seed: int, purpose: str, index: int, length: int) -> Tensor:

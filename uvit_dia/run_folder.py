@@ -81,8 +81,8 @@ class RunFolder:
         """Give the folder back."""
         self._lock.release()
 
-    def set_config(self, config: ConfigDict) -> None:
-        """Write the config of a new run, or compare it with that of the run that lies here.
+    def compare_config(self, config: ConfigDict) -> None:
+        """Compare a config with that of the run that lies here, if there is one.
 
         Raises:
             InputError: with a key-by-key list, if what a run is would change.
@@ -94,7 +94,10 @@ class RunFolder:
                 raise InputError(
                     f"{self.path} holds a run with another config ({'; '.join(changes)}); choose another --workdir"
                 )
-        write_json(path, to_plain(config))
+
+    def write_config(self, config: ConfigDict) -> None:
+        """Write `config.json`: what the run is from here on."""
+        write_json(self.path / "config.json", to_plain(config))
 
     def set_status(self, state: str, step: int, **facts: object) -> None:
         """Write `status.json` in one step; `state` is one of `STATES`."""

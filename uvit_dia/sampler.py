@@ -8,6 +8,7 @@ batch_size gives the same bits on the same machine, and another batch_size the s
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from uvit_dia.errors import InputError
 from uvit_dia.rng import position_generator
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction
+Scheduler = Any  # diffusers' schedulers have methods in common, but no type that declares them
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class SamplerSettings:
         return asdict(self)
 
 
-def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> object:
+def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> Scheduler:
     """Build the diffusers scheduler of a sampler, with no option left to a default that matters.
 
     Timestep spacing: "trailing" for ddpm and ddim, so that every chain starts at the last timestep; ddim and pndm
@@ -55,22 +57,11 @@ def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> object
     Raises:
         InputError: for an unknown sampler, or a number of steps that it cannot do.
     """
-    name, num_steps, total = settings.sampler, settings.num_steps, schedule.num_train_timesteps
-    if name not in SAMPLERS:
-        raise InputError(f"--sampler {name!r}: unknown; allowed is {', '.join(SAMPLERS)}")
-    if not 1 <= num_steps <= total:
-        raise InputError(
-            f"--num_steps {num_steps}: allowed is 1 to {total}, the training timesteps"
-        )
-    if name in ("ddim", "pndm") and total % num_steps:
-        raise InputError(
-            f"--num_steps {num_steps}: {name} needs a divisor of the {total} training timesteps"
-        )
-    if name == "pndm" and num_steps < 4:
-        raise InputError(f"--num_steps {num_steps}: pndm needs at least 4")
+    _check_settings(settings, schedule)
     import diffusers
 
-    common = schedule.scheduler_arguments()
+    name = settings.sampler
+    common = {**schedule.scheduler_arguments(), "steps_offset": 0}
     clip = {"clip_sample": settings.clip_sample, "clip_sample_range": 1.0, "thresholding": False}
     solver = {
         "solver_order": 2,
@@ -86,7 +77,7 @@ def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> object
         )
     if name == "ddim":
         return diffusers.DDIMScheduler(
-            **common, **clip, set_alpha_to_one=True, steps_offset=0, timestep_spacing="trailing"
+            **common, **clip, set_alpha_to_one=True, timestep_spacing="trailing"
         )
     if name in ("dpmpp_2m", "dpmpp_2m_sde"):
         algorithm = "dpmsolver++" if name == "dpmpp_2m" else "sde-dpmsolver++"
@@ -117,9 +108,33 @@ def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> object
         **common,
         skip_prk_steps=False,
         set_alpha_to_one=True,
-        steps_offset=0,
         timestep_spacing="leading",
     )
+
+
+def _check_settings(settings: SamplerSettings, schedule: NoiseSchedule) -> None:
+    """Refuse settings that a scheduler cannot do, or does without a word and wrongly."""
+    name, num_steps, total = settings.sampler, settings.num_steps, schedule.num_train_timesteps
+    if name not in SAMPLERS:
+        raise InputError(f"--sampler {name!r}: unknown; allowed is {', '.join(SAMPLERS)}")
+    low = {"euler": 2, "heun": 2, "pndm": 4}.get(name, 1)  # one step of euler or heun starts at 0
+    high = total
+    if name in ("dpmpp_2m", "dpmpp_2m_sde", "unipc"):
+        high = total - 1  # as many steps as timesteps would repeat one, and divide by 0
+    elif name == "pndm":
+        high = total // 2  # its first steps go to the middle between two timesteps
+    if not low <= num_steps <= high:
+        raise InputError(
+            f"--num_steps {num_steps}: allowed is {low} to {high} with {name} and {total} training timesteps"
+        )
+    if name in ("ddim", "pndm") and total % num_steps:
+        raise InputError(
+            f"--num_steps {num_steps}: {name} needs a divisor of the {total} training timesteps"
+        )
+    if name == "pndm" and schedule.prediction_type == "sample":
+        raise InputError(
+            "--sampler 'pndm': not for diffusion.prediction_type = 'sample'; epsilon and v_prediction are"
+        )
 
 
 class ImageSampler:
@@ -189,7 +204,11 @@ class ImageSampler:
             x_in = scheduler.scale_model_input(x, t)
             prediction = self.denoiser(x_in, t.expand(len(indices))).float()
             nfe += 1
-            x = scheduler.step(prediction, t, x, **extra).prev_sample
+            step = scheduler.step(prediction, t, x, **extra)
+            x = step.prev_sample
+        if self.settings.sampler == "ddpm":
+            # the last step has no noise (Algorithm 2, Ho et al. 2020); diffusers leaves it out at t = 0 only
+            x = step.pred_original_sample
         self.nfe = nfe
         return x
 

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +26,7 @@ def warn(message: str) -> None:
 
 def sampler_settings(arguments: SamplingArguments, trained: TrainedModel) -> SamplerSettings:
     """Return the settings of the run's config, changed by what the command line says, and checked."""
-    given = {
+    given: dict[str, Any] = {
         "sampler": arguments.sampler,
         "num_steps": arguments.num_steps,
         "seed": arguments.seed,
@@ -52,6 +53,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     )
     settings = sampler_settings(arguments, trained)
     num_images = arguments.num_images
+    assert num_images is not None  # the command has a default
     batch_size = min(arguments.batch_size or trained.config.sample.batch_size, num_images)
     sampler = make_sampler(
         trained.model, trained.config, settings, batch_size=batch_size, device=accelerator.device

@@ -3,9 +3,13 @@
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from uvit_dia.errors import EXIT_STOPPED_EARLY
+
+Handler = Callable[[int, FrameType | None], object] | int | None  # what signal.signal takes
 
 STOP_SIGNALS = tuple(
     getattr(signal, name)
@@ -14,8 +18,13 @@ STOP_SIGNALS = tuple(
 )
 
 
+SAME_REQUEST_SECONDS = 1.0
+
+
 class StopRequest:
-    """Context in which the first stop signal sets a flag, and the second ends the process at once.
+    """Context in which the first stop signal sets a flag, and a later one ends the process at once.
+
+    Signals within `SAME_REQUEST_SECONDS` of the first count as the same request.
 
     Attributes:
         signal_name: name of the signal that came, or None.
@@ -23,7 +32,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
-        self._before: dict[int, object] = {}
+        self._received = 0.0
+        self._before: dict[int, Handler] = {}
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
@@ -42,7 +52,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal_name is not None and now - self._received < SAME_REQUEST_SECONDS:
+            return  # a launcher and its scheduler may both pass the same request on
         if self.signal_name is not None:
             os.write(sys.stderr.fileno(), b"second signal: leaving without saving\n")
             os._exit(EXIT_STOPPED_EARLY)
+        self._received = now
         self.signal_name = signal.Signals(number).name

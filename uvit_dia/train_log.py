@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -39,9 +40,11 @@ class TrainLog:
         self._since = time.monotonic()
         self._steps_since = 0
         is_shown = show_progress and accelerator.is_main_process
-        self._bar = tqdm(
-            total=num_steps, unit="step", dynamic_ncols=True, smoothing=0.05, disable=not is_shown
-        )
+        self._has_bar = is_shown and sys.stderr.isatty()
+        # Into a file a bar would write thousands of lines: there each log line is printed instead.
+        self._prints_lines = is_shown and not self._has_bar
+        self._num_steps = num_steps
+        self._bar = tqdm(disable=True)  # until the first step is known
 
     def warn(self, message: str) -> None:
         """Print a warning of one line, from the main process."""
@@ -60,7 +63,7 @@ class TrainLog:
 
     def restore(self, window: Tensor) -> None:
         """Put back what `window` returned before an interruption."""
-        self._steps = list(window)
+        self._steps = list(window.to(self.accelerator.device))
 
     def write(self, step: int, **values: float) -> None:
         """Write a log line of the steps since the last one.
@@ -83,12 +86,16 @@ class TrainLog:
             "images_per_second": images_per_second,
             "data_seconds": self.data_seconds,
         }
+        state = f"loss {measured['loss']:.4f}, {images_per_second:.0f} images/s"
+        self._bar.set_postfix_str(state)
+        if self._prints_lines:
+            left = (self._num_steps - step) * seconds / max(1, self._steps_since)
+            print(f"step {step}/{self._num_steps}, {state}, {left:.0f} s left", flush=True)
         self._steps, self._steps_since = [], 0
         self._since, self.data_seconds = time.monotonic(), 0.0
-        self._bar.set_postfix_str(f"loss {measured['loss']:.4f}, {images_per_second:.0f} images/s")
         self.record(step, measured)
 
-    def record(self, step: int, values: dict[str, object]) -> None:
+    def record(self, step: int, values: Mapping[str, object]) -> None:
         """Write values to `metrics.jsonl` and the trackers."""
         if self.accelerator.is_main_process:
             self.folder.append_metrics({"step": step, **values})
@@ -97,10 +104,14 @@ class TrainLog:
 
     def start_at(self, step: int) -> None:
         """Begin to measure time and progress at a step."""
-        self._bar.n = step
-        self._bar.refresh()
-        self._bar.start_t = self._bar._time()
-        self._bar.initial = step
+        self._bar = tqdm(
+            total=self._num_steps,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            disable=not self._has_bar,
+        )
         self._since = time.monotonic()
 
     def close(self) -> None:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from uvit_dia import training_state
-from uvit_dia.checkpoint import check_tensors, commit, newest_valid
+from uvit_dia.checkpoint import Checkpoint, check_tensors, commit, newest_valid
+from uvit_dia.config import forbidden_changes, read_config_json
 from uvit_dia.data import TrainingBatches
 from uvit_dia.diffusion import Diffusion
-from uvit_dia.ema import EMA, ema_decay
+from uvit_dia.ema import EMA, EMASettings, ema_decay
 from uvit_dia.errors import DivergedError, InputError, StoppedEarly
 from uvit_dia.rng import integer_rows, normal_rows
 from uvit_dia.run_folder import RunFolder, versions
@@ -53,7 +55,7 @@ class TrainSettings:
     lr_schedule: str
     warmup_steps: int
     max_grad_norm: float
-    ema: dict[str, float]
+    ema: EMASettings
     log_every_steps: int
     checkpoint_every_steps: int
     keep_checkpoints: int
@@ -138,7 +140,7 @@ class Trainer:
         )  # after prepare
         self.device = accelerator.device
         # The first step whose loss or gradient was not finite; from it on the device itself skips every update.
-        self._bad_step = torch.full((), -1.0, device=self.device)
+        self._bad_step = torch.full((), -1, device=self.device)
         self._fused_skips_updates = self.device.type == "cuda"
 
     # ---------------------------------------------------------------- a step
@@ -224,9 +226,10 @@ class Trainer:
         """
         is_bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
         is_first = is_bad & (self._bad_step < 0)
-        self._bad_step = torch.where(is_first, float(self.step), self._bad_step)
+        self._bad_step = torch.where(is_first, self.step, self._bad_step)
         if self._fused_skips_updates:
-            self.optimizer.found_inf = (self._bad_step >= 0).float()
+            # torch's fused optimizers read this attribute, which their base class does not declare
+            self.optimizer.found_inf = (self._bad_step >= 0).float()  # type: ignore[attr-defined]
         else:
             self._raise_if_diverged()
 
@@ -303,6 +306,7 @@ class Trainer:
             self.model, self.ema.model, self.optimizer, self.log.window()
         )
         if self.accelerator.is_main_process:
+            self._refuse_non_finite(files)
             commit(
                 self.folder.checkpoints,
                 self.step,
@@ -319,18 +323,29 @@ class Trainer:
             self.folder.set_status("running", self.step, num_steps=self.settings.num_steps)
         self.accelerator.wait_for_everyone()
 
+    def _refuse_non_finite(self, files: dict[str, dict[str, Tensor]]) -> None:
+        """Refuse to save what finite gradients overflowed to, such as a second moment."""
+        for file, tensors in files.items():
+            for name, tensor in tensors.items():
+                if not torch.isfinite(tensor).all():
+                    raise DivergedError(
+                        f"{file} tensor {name} became non-finite by step {self.step}, which is not saved. "
+                        f"Last checkpoint: {self._last_checkpoint()}"
+                    )
+
     def resume(self, *, allow_other_world_size: bool = False) -> bool:
         """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
-            InputError: if checkpoints are there but damaged, of another architecture, or of another number of
-                processes without the flag that allows it.
+            InputError: if checkpoints are there but damaged, of another config or architecture, or of another number
+                of processes without the flag that allows it.
         """
         checkpoint = newest_valid(self.folder.checkpoints, self.log.warn)
         if checkpoint is None:
             if self.accelerator.is_main_process:
                 self.folder.truncate_metrics(0)
             return False
+        self._compare_config(checkpoint)
         saved, now = checkpoint.manifest.get("num_processes"), self.accelerator.num_processes
         if saved != now and not allow_other_world_size:
             raise InputError(
@@ -353,6 +368,16 @@ class Trainer:
             self.folder.truncate_metrics(self.step)
         self.accelerator.wait_for_everyone()
         return True
+
+    def _compare_config(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.manifest.get("config_hash") == self.config_hash:
+            return
+        saved = read_config_json(checkpoint.folder / "config.json")
+        changes = forbidden_changes(saved, ConfigDict(self.config))
+        if changes:
+            raise InputError(
+                f"{checkpoint.folder} is of another config ({'; '.join(changes)}); choose another --workdir"
+            )
 
 
 def rows_of_rank(batch_size: int, accumulation_steps: int, rank: int, num_processes: int) -> range:

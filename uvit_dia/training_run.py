@@ -31,13 +31,14 @@ def train(config: ConfigDict, folder: RunFolder, *, allow_other_world_size: bool
     )
     if accelerator.is_main_process:
         folder.lock()
-        folder.set_config(config)
+        folder.compare_config(config)
     accelerator.wait_for_everyone()
     trainer = make_trainer(config, folder, accelerator)
     if accelerator.is_main_process:
         _check_space(trainer, folder)
     is_resumed = trainer.resume(allow_other_world_size=allow_other_world_size)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process:  # nothing can be refused any more
+        folder.write_config(config)
         folder.write_env(device=str(accelerator.device), num_processes=accelerator.num_processes)
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
     start_trackers(accelerator, config)

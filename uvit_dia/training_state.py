@@ -5,6 +5,7 @@ and flat tensors, which fit safetensors: no pickle is written or read.
 """
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-_OPTIONS = {"full_state_dict": True, "cpu_offload": True}
+_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FLAT_ON_CPU = StateDictOptions(
+    full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True
+)
 
 
 def collect(
@@ -34,8 +38,8 @@ def collect(
         File name -> tensor name -> tensor on the CPU.
     """
     return {
-        "model": _own(get_model_state_dict(model, options=StateDictOptions(**_OPTIONS))),
-        "ema": _own(get_model_state_dict(ema_model, options=StateDictOptions(**_OPTIONS))),
+        "model": _own(_model_tensors(model, _ON_CPU)),
+        "ema": _own(_model_tensors(ema_model, _ON_CPU)),
         "optimizer": _own(_optimizer_tensors(model, optimizer)),
         "window": {"window": window.cpu()},
     }
@@ -47,8 +51,8 @@ def expected(
     """Return the tensors that the files of a checkpoint of this run must have; only names and shapes are used."""
     options = StateDictOptions(full_state_dict=True)
     return {
-        "model": get_model_state_dict(model, options=options),
-        "ema": get_model_state_dict(ema_model, options=options),
+        "model": _model_tensors(model, options),
+        "ema": _model_tensors(ema_model, options),
         "optimizer": _optimizer_tensors(model, optimizer),
     }
 
@@ -60,19 +64,25 @@ def restore(
     files: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Load the state that `collect` gathered; the weights last, since making optimizer state steps over them."""
-    options = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
-    flat = get_optimizer_state_dict(model, optimizer, options=options)
-    flat.update(files["optimizer"])  # hyper-parameters stay those of the config
-    set_optimizer_state_dict(model, optimizer, flat, options=options)
     plain = StateDictOptions(full_state_dict=True)
+    # Nested, since torch (2.15) cannot set a state that is both full and flat. Hyper-parameters stay the config's.
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=plain)
+    for name, tensor in files["optimizer"].items():
+        parameter, _, moment = name.removeprefix("state.").rpartition(".")
+        state["state"][parameter][moment] = tensor
+    set_optimizer_state_dict(model, optimizer, state, options=plain)
     set_model_state_dict(model, dict(files["model"]), options=plain)
     set_model_state_dict(ema_model, dict(files["ema"]), options=plain)
 
 
+def _model_tensors(model: nn.Module, options: StateDictOptions) -> dict[str, Tensor]:
+    """Return parameters and buffers under their full names."""
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
+
+
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return moments and step counts under names such as `state.mid_block.mlp.fc1.weight.exp_avg`."""
-    options = StateDictOptions(**_OPTIONS, flatten_optimizer_state_dict=True)
-    flat = get_optimizer_state_dict(model, optimizer, options=options)
+    flat: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_FLAT_ON_CPU)
     return {name: value for name, value in flat.items() if isinstance(value, Tensor)}
 
 

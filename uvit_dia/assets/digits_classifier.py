@@ -54,6 +54,7 @@ def train_digits_classifier(seed: int = 0, epochs: int = 40) -> tuple[DigitsClas
     from uvit_dia.datasets import load_image_set
 
     digits = load_image_set("digits", "", "train", img_size=8, in_chans=1)
+    assert digits is not None and digits.labels is not None  # they ship with scikit-learn
     torch.manual_seed(seed)
     order = torch.randperm(len(digits))
     held_out, train = order[: len(order) // 5], order[len(order) // 5 :]

@@ -16,7 +16,7 @@ recurrence in bfloat16 would round the state at each of them, and the unit is a 
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,7 @@ class RecurrentCell(nn.Module, ABC):
                 gates = self.lowest_gates(x, h_before[0])  # B 4N
             else:
                 x = self._drop(x, None if dropout_masks is None else dropout_masks[k - 1])
-                layers = self.upper[k - 1]
+                layers: Any = self.upper[k - 1]  # a ModuleDict, which ModuleList's type hides
                 gates = _linear_float32(layers["input"], x) + _linear_float32(
                     layers["hidden"], h_before[k]
                 )
@@ -139,9 +139,8 @@ class RecurrentCell(nn.Module, ABC):
         if self.num_cells == 1:
             self.zero_lowest_gates()
             return
-        for layer in self.upper[-1].values():
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.upper[-1].parameters():
+            nn.init.zeros_(parameter)
 
 
 class LSTMCell(RecurrentCell):
@@ -354,7 +353,7 @@ DEFAULT_OPTIONS = {
 
 
 def make_attention_unit(
-    name: str, channels: int, num_extra_tokens: int, options: dict[str, object]
+    name: str, channels: int, num_extra_tokens: int, options: dict[str, Any]
 ) -> RecurrentUnit:
     """Build one attention unit.
 
@@ -369,7 +368,7 @@ def make_attention_unit(
     """
     if name not in CELLS:
         raise ValueError(f"attention must be one of {', '.join(ATTENTION_NAMES)}, got {name!r}")
-    arguments = {"num_cells": options["num_cells"]}
+    arguments: dict[str, Any] = {"num_cells": options["num_cells"]}
     if options["activation"] != "default":
         arguments["activation"] = options["activation"]
     if name != "lstm":  # the standard cell has no reduction

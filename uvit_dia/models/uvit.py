@@ -6,10 +6,11 @@ Legend of tensor names: B batch, C image channels, L tokens, D embedding channel
 """
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from uvit_dia.models.attention_units import (
@@ -58,6 +59,7 @@ class Block(nn.Module):
             The new tokens, (B, L, D), and the unit's new state.
         """
         if self.skip_linear is not None:
+            assert skip is not None  # such blocks stand in the second half
             x = self.skip_linear(torch.cat([x, skip], dim=-1))  # B L D
         x = x + self.attn(self.norm1(x))  # B L D
         y = self.norm2(x)  # B L D
@@ -66,7 +68,7 @@ class Block(nn.Module):
         return x + self.mlp(y), state
 
 
-class UViT(ModelMixin, ConfigMixin):
+class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bases disagree on a type
     """A U-ViT noise predictor whose blocks may share one attention unit.
 
     `depth` keeps U-ViT's meaning: depth / 2 blocks, one in the middle, depth / 2 blocks, so `num_blocks = depth + 1`.
@@ -94,8 +96,10 @@ class UViT(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]
-    _repeated_blocks = ["Block"]
+    # diffusers declares these as attributes of an instance
+    _no_split_modules: ClassVar[list[str]] = ["Block"]  # type: ignore[misc,assignment]
+    _repeated_blocks: ClassVar[list[str]] = ["Block"]  # type: ignore[misc]
+    attention_unit: Any  # a RecurrentUnit for all blocks, or a ModuleDict of one a block
 
     @register_to_config
     def __init__(
@@ -126,6 +130,10 @@ class UViT(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"embed_dim must be a multiple of num_heads {num_heads}, got {embed_dim}"
             )
+        if in_chans < 1 or embed_dim * mlp_ratio < 1:
+            raise ValueError(
+                f"in_chans and the MLP's width must be at least 1, got {in_chans} and {embed_dim} * {mlp_ratio}"
+            )
         self.gradient_checkpointing = False
         self.num_blocks = depth + 1
         self.num_extra_tokens = 2 if num_classes > 0 else 1
@@ -135,7 +143,7 @@ class UViT(ModelMixin, ConfigMixin):
             return Block(embed_dim, num_heads, mlp_ratio, qkv_bias, has_skip)
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
-        self.time_embed = nn.Identity()
+        self.time_embed: nn.Module = nn.Identity()
         if mlp_time_embed:
             self.time_embed = nn.Sequential(
                 nn.Linear(embed_dim, 4 * embed_dim), nn.SiLU(), nn.Linear(4 * embed_dim, embed_dim)
@@ -164,11 +172,16 @@ class UViT(ModelMixin, ConfigMixin):
             raise ValueError(f"attention must be one of {', '.join(ATTENTION_NAMES)}, got {name!r}")
         options = {**DEFAULT_OPTIONS, **options}
         blocks = options["blocks"]
-        indices = list(range(self.num_blocks)) if blocks == "all" else sorted(set(blocks))
-        if not indices or not all(isinstance(i, int) and 0 <= i < self.num_blocks for i in indices):
+        chosen = list(range(self.num_blocks)) if blocks == "all" else blocks
+        if (
+            not isinstance(chosen, list | tuple)
+            or not chosen
+            or not all(type(i) is int and 0 <= i < self.num_blocks for i in chosen)
+        ):
             raise ValueError(
                 f"attention_options.blocks must be 'all' or indices in 0 .. {self.num_blocks - 1}, got {blocks!r}"
             )
+        indices = sorted(set(chosen))
         self.attention_blocks = [] if name == "none" else indices
         self.attention_is_shared = bool(options["shared"])
         if name == "none":
@@ -196,7 +209,7 @@ class UViT(ModelMixin, ConfigMixin):
             if isinstance(module, RecurrentUnit):
                 module.reset_gate()
 
-    def unit_of_block(self, block_index: int) -> nn.Module | None:
+    def unit_of_block(self, block_index: int) -> RecurrentUnit | None:
         """Return the attention unit that serves a block, or None."""
         if block_index not in self.attention_blocks:
             return None
@@ -242,28 +255,28 @@ class UViT(ModelMixin, ConfigMixin):
             x, state = self._run_block(block, x, skips.pop(), state, index)  # B L D
         x = self.decoder_pred(self.norm(x))[:, self.num_extra_tokens :]  # B patches pixels
         return self.final_layer(
-            unpatchify(x, self.config.patch_size, self.config.img_size)
+            unpatchify(x, self.config["patch_size"], self.config["img_size"])
         )  # B C H W
 
     def _embed(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         """Make the tokens: [label], time, patches; plus the position embedding; (B, L, D)."""
         patches = self.patch_embed(x_t)  # B patches D
-        time = timestep_embedding(timesteps, self.config.embed_dim).to(patches.dtype)  # B D
+        time = timestep_embedding(timesteps, self.config["embed_dim"]).to(patches.dtype)  # B D
         tokens = [self.time_embed(time)[:, None], patches]
         if class_labels is not None:
             tokens.insert(0, self.label_emb(class_labels)[:, None])
         return torch.cat(tokens, dim=1) + self.pos_embed  # B L D
 
     def _initial_state(self, x: Tensor, dropout_seeds: Tensor | None) -> UnitState | None:
-        if not self.attention_blocks:
-            return None
-        return self.unit_of_block(self.attention_blocks[0]).initial_state(x, dropout_seeds)
+        unit = self.unit_of_block(self.attention_blocks[0]) if self.attention_blocks else None
+        return None if unit is None else unit.initial_state(x, dropout_seeds)
 
     def _run_block(
-        self, block: Block, x: Tensor, skip: Tensor | None, state: UnitState | None, index: int
+        self, block: nn.Module, x: Tensor, skip: Tensor | None, state: UnitState | None, index: int
     ) -> tuple[Tensor, UnitState | None]:
         arguments = (x, skip, self.unit_of_block(index), state, index)
         if self.gradient_checkpointing and torch.is_grad_enabled():
+            assert self._gradient_checkpointing_func is not None  # set together with the flag
             return self._gradient_checkpointing_func(block, *arguments)
         return block(*arguments)
 
@@ -285,8 +298,9 @@ class UViT(ModelMixin, ConfigMixin):
             ValueError: if the file is missing, too large or unreadable, or keys or shapes differ.
         """
         model = cls(**uvit_arguments)
-        state_dict = state_dict_or_path
-        if not isinstance(state_dict, dict):
+        if isinstance(state_dict_or_path, dict):
+            state_dict = state_dict_or_path
+        else:
             state_dict = _read_official_file(Path(state_dict_or_path))
         try:
             model.load_state_dict(state_dict, strict=True)
@@ -304,9 +318,13 @@ def _read_official_file(path: Path) -> dict[str, Tensor]:
     if size > MAX_WEIGHT_FILE_BYTES:
         raise ValueError(f"{path} has {size} bytes; at most {MAX_WEIGHT_FILE_BYTES} are read")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"cannot read weights from {path}: {error}") from error
     try:
         # Uncompressed records only are mapped; a compressed one, which could inflate, fails to map.
         state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -315,7 +333,7 @@ def _read_official_file(path: Path) -> dict[str, Tensor]:
             f"cannot read weights from {path}: {' '.join(str(error).split())[:200]}"
         ) from error
     if not isinstance(state_dict, dict) or not all(
-        isinstance(v, Tensor) for v in state_dict.values()
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state_dict.items()
     ):
         raise ValueError(f"{path} does not hold a plain dictionary of tensors")
     return state_dict
