@@ -16,7 +16,7 @@ from accelerate.utils import (
 from ml_collections import ConfigDict
 from torch import nn
 
-from uvit_dia.config import config_hash, flatten, parse_blocks, to_plain
+from uvit_dia.config import flatten, parse_blocks, to_plain
 from uvit_dia.data import ImageSet, TrainingBatches
 from uvit_dia.datasets import load_image_set
 from uvit_dia.diffusion import Diffusion, NoiseSchedule
@@ -34,10 +34,12 @@ from uvit_dia.metrics import (
 )
 from uvit_dia.models import UViT
 from uvit_dia.rng import position_seed
+from uvit_dia.run_checkpoints import RunCheckpoints
 from uvit_dia.run_folder import RunFolder
 from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler
 from uvit_dia.train_log import TrainLog
-from uvit_dia.trainer import PeriodicTask, Trainer, TrainSettings, rows_of_rank
+from uvit_dia.train_settings import PeriodicTask, TrainSettings, rows_of_rank
+from uvit_dia.trainer import Trainer
 
 PROCESS_TIMEOUT = timedelta(
     minutes=30
@@ -233,9 +235,9 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
         ),
         batches=batches,
         settings=_train_settings(config),
-        folder=folder,
-        config=to_plain(config),
-        config_hash=config_hash(config),
+        checkpoints=RunCheckpoints(
+            folder, config, num_processes=accelerator.num_processes, warn=log.warn
+        ),
         log=log,
         tasks=_make_tasks(config, folder, accelerator, images, source=source, log=log),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_dia.run_folder import RunFolder
+from uvit_dia.stability import count_spikes
 
 
 class TrainLog:
@@ -65,7 +66,7 @@ class TrainLog:
         """Put back what `window` returned before an interruption."""
         self._steps = list(window.to(self.accelerator.device))
 
-    def write(self, step: int, **values: float) -> None:
+    def write(self, step: int, **values: float | None) -> None:
         """Write a log line of the steps since the last one.
 
         Args:
@@ -81,7 +82,10 @@ class TrainLog:
             "loss_max": loss.max().item(),
             "grad_norm": grad_norm.mean().item(),
             "grad_norm_std": grad_norm.std(correction=0).item(),
+            "grad_norm_min": grad_norm.min().item(),
             "grad_norm_max": grad_norm.max().item(),
+            "loss_spikes": count_spikes(loss),
+            "grad_spikes": count_spikes(grad_norm),
             **values,
             "images_per_second": images_per_second,
             "data_seconds": self.data_seconds,
@@ -101,6 +105,11 @@ class TrainLog:
             self.folder.append_metrics({"step": step, **values})
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self.accelerator.log(numbers, step=step)
+
+    def truncate(self, step: int) -> None:
+        """Drop the log lines after a step, which will be written again."""
+        if self.accelerator.is_main_process:
+            self.folder.truncate_metrics(step)
 
     def start_at(self, step: int) -> None:
         """Begin to measure time and progress at a step."""

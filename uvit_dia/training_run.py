@@ -78,7 +78,7 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
     finally:
         if trainer.accelerator.is_main_process:
             facts = {"reason": reason} if reason else {}
-            trainer.folder.set_status(
+            trainer.checkpoints.folder.set_status(
                 state, trainer.step, num_steps=config.train.num_steps, **facts
             )
 

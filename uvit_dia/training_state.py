@@ -17,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+FILES = ("model", "ema", "optimizer", "window")
+
 _ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FLAT_ON_CPU = StateDictOptions(
     full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True

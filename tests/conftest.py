@@ -1,0 +1,59 @@
+"""What all tests share."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The tensors of tests are tiny: threads would wait for each other longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what the package downloads or derives out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("UVIT_DIA_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state() -> Iterator[None]:
+    """Let each test make an Accelerator of its own: their state is global to a process."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Return the folder `shared` beside the project, which holds real images and an extractor for them."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no folder shared beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an Inception weight file of random weights."""
+    from inception import write_random_inception
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    write_random_inception(path)
+    return path
+
+
+@pytest.fixture
+def inception_weights(random_inception: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the same file, and let it pass for the real one."""
+    from uvit_dia import extractors
+    from uvit_dia.files import sha256_file
+
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256_file(random_inception))
+    return random_inception

@@ -1,0 +1,68 @@
+"""Crashes at every file operation, for the tests: the process ends there, or the power goes."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from uvit_dia import checkpoint
+
+_OPERATIONS = {"open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+KILLED = 137  # what a shell reports for kill -9
+
+
+class Crash:
+    """Ends this process before its k-th file operation; with `power_loss`, unsynced files are empty afterwards.
+
+    Args:
+        root: the folder whose files may lose their content.
+        count: k, from 0.
+        power_loss: whether the content of files that were never fsynced is lost.
+    """
+
+    def __init__(self, root: Path, count: int, *, power_loss: bool) -> None:
+        self.root = root
+        self.left = count
+        self.power_loss = power_loss
+        self.is_armed = False
+        self._safe = {path.stat().st_ino for path in root.rglob("*")}
+        self._fsync, self._save_file = os.fsync, checkpoint.save_file
+        sys.addaudithook(lambda event, _: self.pass_by() if event in _OPERATIONS else None)
+        os.fsync = self._fsync_and_note  # type: ignore[assignment]
+        checkpoint.save_file = self._save_file_torn
+
+    def pass_by(self) -> None:
+        """Count one operation, or end here."""
+        if not self.is_armed:
+            return
+        if self.left == 0:
+            self.is_armed = False
+            if self.power_loss:
+                self._lose_power()
+            os._exit(KILLED)
+        self.left -= 1
+
+    def _lose_power(self) -> None:
+        for path in self.root.rglob("*"):
+            if path.is_file() and path.stat().st_ino not in self._safe:
+                os.truncate(path, 0)
+
+    def _fsync_and_note(self, descriptor: int) -> None:
+        self.pass_by()
+        self._fsync(descriptor)
+        self._safe.add(os.fstat(descriptor).st_ino)
+
+    def _save_file_torn(self, tensors: dict, path: Path, *arguments: Any) -> None:
+        """Write half of something first: safetensors' own writing is not seen by audit hooks."""
+        path.write_bytes(b"half of a file")
+        self.pass_by()
+        self._save_file(tensors, path, *arguments)
+        self.pass_by()
+
+
+def run_armed(crash: Crash, function: Callable[..., object], *arguments: Any, **named: Any) -> None:
+    """Call a function in which the crash may happen."""
+    crash.is_armed = True
+    function(*arguments, **named)
+    crash.is_armed = False

@@ -1,0 +1,67 @@
+"""What one training step learns from: noised images, targets and all random draws of one rank's share of a batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from uvit_dia.diffusion import Diffusion
+from uvit_dia.rng import integer_rows, normal_rows
+
+
+@dataclass(frozen=True)
+class NoisedBatch:
+    """A share of a batch, b images.
+
+    Attributes:
+        x_t: (b, C, H, W) float32, noised images.
+        target: (b, C, H, W) float32, what the network should predict.
+        timesteps: (b,) int64 in [0, T).
+        dropout_seeds: (b,) int64, one seed an image.
+    """
+
+    x_t: Tensor
+    target: Tensor
+    timesteps: Tensor
+    dropout_seeds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x_t)
+
+    def __getitem__(self, rows: slice) -> "NoisedBatch":
+        """Return some of the images."""
+        return NoisedBatch(
+            self.x_t[rows], self.target[rows], self.timesteps[rows], self.dropout_seeds[rows]
+        )
+
+    def parts(self, count: int) -> Iterator["NoisedBatch"]:
+        """Yield `count` parts of equal length, which must divide the batch."""
+        length = len(self) // count
+        for index in range(count):
+            yield self[index * length : (index + 1) * length]
+
+
+def draw_batch(
+    x_0: Tensor, diffusion: Diffusion, *, seed: int, step: int, rows: range, batch_size: int
+) -> NoisedBatch:
+    """Draw timesteps, eps and dropout seeds for part of a global batch, and noise its images.
+
+    Args:
+        x_0: (len(rows), C, H, W) float32 in [-1, 1].
+        diffusion: the forward process, on x_0's device.
+        seed: the run's seed.
+        step: optimizer step, from 0.
+        rows: positions of x_0 in the global batch.
+        batch_size: global batch size.
+    """
+    place = (step, rows, batch_size)
+    timesteps = integer_rows(seed, "timesteps", *place, diffusion.schedule.num_train_timesteps)
+    dropout_seeds = integer_rows(seed, "dropout", *place, 2**62)
+    eps = normal_rows(seed, "eps", *place, tuple(x_0.shape[1:]), x_0.device)
+    timesteps = timesteps.to(x_0.device, non_blocking=True)
+    return NoisedBatch(
+        x_t=diffusion.add_noise(x_0, eps, timesteps),
+        target=diffusion.target(x_0, eps, timesteps),
+        timesteps=timesteps,
+        dropout_seeds=dropout_seeds.to(x_0.device, non_blocking=True),
+    )
