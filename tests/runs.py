@@ -2,9 +2,9 @@
 
 import importlib.util
 import json
-import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,16 +85,19 @@ class Fault:
             in "commit" the operation, from 0.
         number: the signal.
         times: how often it comes.
+        pause_seconds: between one time and the next.
     """
 
     place: str
     at: int
     number: signal.Signals = signal.SIGKILL
     times: int = 1
+    pause_seconds: float = 0.0
 
     def strike(self) -> None:
         for _ in range(self.times):
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
+            time.sleep(self.pause_seconds)
 
 
 def train_arguments(workdir: Path, changes: Changes | None = None) -> list[str]:
@@ -134,17 +137,21 @@ def command(script: str, arguments: list[str], fault: Fault | None = None) -> No
     cli.run_command(module.main)
 
 
+def before_draw(call: Callable[[int], object]) -> None:
+    """Have a function called with each step's number before the step's random numbers are drawn."""
+    from uvit_dia import trainer
+
+    draw = trainer.draw_batch
+
+    def draw_after_call(*arguments: Any, step: int, **named: Any) -> Any:
+        call(step)
+        return draw(*arguments, step=step, **named)
+
+    trainer.draw_batch = draw_after_call
+
+
 def _fault_in_draw(fault: Fault) -> None:
-    from uvit_dia.trainer import Trainer
-
-    draw = Trainer._draw
-
-    def faulty(self: Any, x_0: Any) -> Any:
-        if self.step == fault.at:
-            fault.strike()
-        return draw(self, x_0)
-
-    Trainer._draw = faulty  # type: ignore[method-assign]
+    before_draw(lambda step: fault.strike() if step == fault.at else None)
 
 
 def _fault_after_update(fault: Fault) -> None:
@@ -177,9 +184,9 @@ def _fault_in_log(fault: Fault) -> None:
 
 
 def _fault_after_save(fault: Fault) -> None:
-    from uvit_dia import trainer
+    from uvit_dia import run_checkpoints
 
-    commit = trainer.commit
+    commit = run_checkpoints.commit
 
     def faulty(root: Path, step: int, *arguments: Any, **named: Any) -> Path:
         folder = commit(root, step, *arguments, **named)
@@ -187,19 +194,19 @@ def _fault_after_save(fault: Fault) -> None:
             fault.strike()
         return folder
 
-    trainer.commit = faulty
+    run_checkpoints.commit = faulty
 
 
 def _fault_in_commit(fault: Fault) -> None:
-    from uvit_dia import trainer
+    from uvit_dia import run_checkpoints
 
-    commit = trainer.commit
+    commit = run_checkpoints.commit
 
     def faulty(root: Path, *arguments: Any, **named: Any) -> None:
         crash = Crash(root, fault.at, power_loss=False)
         run_armed(crash, commit, root, *arguments, **named)
 
-    trainer.commit = faulty  # type: ignore[assignment]
+    run_checkpoints.commit = faulty  # type: ignore[assignment]
 
 
 _PLACES: dict[str, Callable[[Fault], None]] = {

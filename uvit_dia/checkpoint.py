@@ -28,6 +28,7 @@ FORMAT = 1
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 MAX_MANIFEST_BYTES = 2**20
 MAX_NAMED_MISMATCHES = 3
+MAX_SHOWN_MISMATCHES = 150  # characters
 MIN_KEPT = 2  # the newest one may turn out damaged
 REQUIRED_FILES = (
     "config.json",
@@ -305,4 +306,6 @@ def check_tensors(checkpoint: Checkpoint, name: str, wanted: Mapping[str, Tensor
     ]
     if wrong:
         shown = "; ".join(wrong[:MAX_NAMED_MISMATCHES])
+        if len(shown) > MAX_SHOWN_MISMATCHES:
+            shown = shown[: MAX_SHOWN_MISMATCHES - 3] + "..."
         raise InputError(f"{path} is of another architecture, {len(wrong)} tensors differ: {shown}")

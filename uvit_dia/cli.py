@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from uvit_dia.config import SAMPLERS, check_config, nearest
+from uvit_dia.config import SAMPLERS, SCHEMA, check_config, flatten, nearest
 from uvit_dia.errors import EXIT_STOPPED_EARLY, CommandError, InputError, StorageError
 
 
@@ -62,7 +62,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         rest = values(list(argv))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
-        raise InputError(f"unknown flag --{error.flagname}{hint}") from error
+        raise InputError(f"unknown flag --{_clip(error.flagname, 80)}{hint}") from error
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise InputError(_config_error(error, argv)) from error
     except SyntaxError as error:
@@ -72,7 +72,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
     except Exception as error:  # nothing else raises here but the user's config file, which is code
         raise InputError(_config_file_error(error, argv)) from error
     if len(rest) > 1:
-        raise InputError(f"unexpected word {rest[1]!r}; every argument is a flag, see --help")
+        raise InputError(
+            f"unexpected word {_clip(rest[1], 80)!r}; every argument is a flag, see --help"
+        )
 
 
 def _flag_help(values: flags.FlagValues) -> str:
@@ -88,18 +90,26 @@ def _config_error(error: Exception, argv: Sequence[str]) -> str:
     """Turn what absl and ml_collections raise for an unknown key or a wrong value into one line."""
     if "Error whilst parsing config file" in str(error) or isinstance(error, OSError):
         return _config_file_error(error, argv)
-    text = _clip(error)
+    if isinstance(error, AttributeError | KeyError | TypeError):
+        unknown = _unknown_key(argv)
+        if unknown is None:  # no key of the command line: the file's own code
+            return _config_file_error(error, argv)
+        return f"unknown config key {_clip(unknown, 80)}{nearest(unknown, flatten(SCHEMA))}"
+    if isinstance(error, ValueError):  # what absl raises itself is none
+        return f"a --config.KEY=VALUE is malformed: {_clip(error)}"
+    return _clip(error) or type(error).__name__
+
+
+def _unknown_key(argv: Sequence[str]) -> str | None:
+    """Return the first key among the overrides that no config has."""
+    known = flatten(SCHEMA)
     for word in argv[1:]:
-        key = word.lstrip("-").removeprefix("no").split("=")[0]
-        if isinstance(error, AttributeError | KeyError) and key.startswith("config."):
-            leaf = key.split(".")[-1]
-            if leaf in text or any(part in text for part in key.split(".")[1:]):
-                return f"unknown config key {key.removeprefix('config.')}{_nearest_key(key)}"
-    if isinstance(
-        error, AttributeError | KeyError
-    ):  # no key of the command line: the file's own code
-        return _config_file_error(error, argv)
-    return text or type(error).__name__
+        flag = word.partition("=")[0].lstrip("-")
+        if word.startswith("-") and flag.removeprefix("no").startswith("config."):
+            key = flag.removeprefix("no").removeprefix("config.")
+            if key not in known and not any(name.startswith(f"{key}.") for name in known):
+                return key
+    return None
 
 
 def _config_file_error(error: Exception, argv: Sequence[str]) -> str:
@@ -107,7 +117,7 @@ def _config_file_error(error: Exception, argv: Sequence[str]) -> str:
     cause = (
         str(error).strip().splitlines()[-1:]
     )  # ml_collections puts whole tracebacks into messages
-    text = _clip(cause[0] if cause else "")
+    text = _clip(cause[0] if cause else "", 100)
     if not isinstance(error, flags.Error | OSError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"--config: cannot use {_config_file(argv) or 'an empty path'}: {text}"
@@ -122,16 +132,10 @@ def _config_file(argv: Sequence[str]) -> str:
     return "the config"
 
 
-def _clip(message: object) -> str:
+def _clip(message: object, length: int = 140) -> str:
     """Put a message of others on one line that is not too long."""
     text = " ".join(str(message).split())
-    return text if len(text) <= 140 else text[:137] + "..."
-
-
-def _nearest_key(key: str) -> str:
-    from uvit_dia.config import SCHEMA, flatten
-
-    return nearest(key.removeprefix("config."), flatten(SCHEMA))
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def read_config(values: flags.FlagValues) -> ConfigDict:
@@ -203,7 +207,9 @@ def sampling_arguments(
     sampler = values["sampler"].value
     if sampler is not None and sampler not in SAMPLERS:
         hint = nearest(sampler, SAMPLERS)
-        raise InputError(f"--sampler {sampler!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}")
+        raise InputError(
+            f"--sampler {_clip(sampler, 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
+        )
     lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
     for name, low in lowest.items():
         value = values[name].value

@@ -295,7 +295,9 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
 def _check_tree(tree: dict, schema: dict, origin: str, prefix: str) -> None:
     for key in tree:
         if key not in schema:
-            raise InputError(f"{origin}: unknown key {prefix}{key}{nearest(str(key), schema)}")
+            text = str(key)
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            raise InputError(f"{origin}: unknown key {prefix}{shown}{nearest(shown, schema)}")
     for key, rule in schema.items():
         name = prefix + key
         if key not in tree:

@@ -42,7 +42,7 @@ def collect(
     return {
         "model": _own(_model_tensors(model, _ON_CPU)),
         "ema": _own(_model_tensors(ema_model, _ON_CPU)),
-        "optimizer": _own(_optimizer_tensors(model, optimizer)),
+        "optimizer": _own(_optimizer_tensors(model, optimizer, _FLAT_ON_CPU)),
         "window": {"window": window.cpu()},
     }
 
@@ -50,13 +50,20 @@ def collect(
 def expected(
     model: nn.Module, ema_model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors that the files of a checkpoint of this run must have; only names and shapes are used."""
-    options = StateDictOptions(full_state_dict=True)
-    return {
+    """Return the tensors that the files of a checkpoint of this run must have; only names and shapes are used.
+
+    Every process gets them; shards, which know the shape of the whole, are not gathered.
+    """
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    is_new = not optimizer.state
+    tensors = {
         "model": _model_tensors(model, options),
         "ema": _model_tensors(ema_model, options),
-        "optimizer": _optimizer_tensors(model, optimizer),
+        "optimizer": _optimizer_tensors(model, optimizer, options),
     }
+    if is_new:  # torch made its state by a step of length 0, which Adam would count
+        optimizer.state.clear()
+    return tensors
 
 
 def restore(
@@ -82,9 +89,11 @@ def _model_tensors(model: nn.Module, options: StateDictOptions) -> dict[str, Ten
     return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, options: StateDictOptions
+) -> dict[str, Tensor]:
     """Return moments and step counts under names such as `state.mid_block.mlp.fc1.weight.exp_avg`."""
-    flat: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_FLAT_ON_CPU)
+    flat: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     return {name: value for name, value in flat.items() if isinstance(value, Tensor)}
 
 

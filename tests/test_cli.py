@@ -1,0 +1,451 @@
+"""Command lines: every mistake ends in one line that names it, before torch is imported."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import eval_fid
+import sample
+import train
+from uvit_dia import cli
+from uvit_dia.config import to_plain
+from uvit_dia.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_BUG,
+    EXIT_DIVERGED,
+    EXIT_IO_ERROR,
+    EXIT_STOPPED_EARLY,
+    CommandError,
+    DivergedError,
+    InputError,
+    StoppedEarly,
+    StorageError,
+)
+
+pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
+    "ignore:the load_module:DeprecationWarning"
+)
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {"train": train.main, "sample": sample.main, "eval_fid": eval_fid.main}
+CONFIG = f"--config={ROOT / 'configs' / 'digits_uvit_dia.py'}"
+HEAVY = ("torch", "torch_fidelity", "torchvision", "diffusers", "accelerate", "matplotlib")
+HEAVY += ("tensorboard", "sklearn", "pyarrow", "PIL")
+
+
+class RunStarts(Exception):
+    """The command line was accepted, and the command would do its work now."""
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, and stop where a run would start."""
+
+    def start(path: Path) -> None:
+        raise RunStarts(str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uvit_dia.run_folder.RunFolder", start)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # ml_collections' config file
+    return tmp_path
+
+
+def refusal(script: str, *arguments: str) -> str:
+    """Return the one line in which a command line is refused."""
+    with pytest.raises(InputError) as caught:
+        SCRIPTS[script]([f"{script}.py", *arguments])
+    message = " ".join(str(caught.value).split())  # as run_command prints it
+    assert 0 < len(message) <= 200, message
+    assert "Traceback" not in message
+    assert message.isprintable()
+    return message
+
+
+def start_of_run(*arguments: str) -> str:
+    """Return the folder of the run that a command line of train.py starts."""
+    with pytest.raises(RunStarts) as caught:
+        train.main(["train.py", *arguments])
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        # keys of the config
+        (["--config.model.embed_dmi=3"], ["model.embed_dmi", "did you mean model.embed_dim?"]),
+        (["--config.modle.embed_dim=3"], ["modle.embed_dim", "did you mean model.embed_dim?"]),
+        (["--config.train.batchsize=3"], ["train.batchsize", "did you mean train.batch_size?"]),
+        (["--config.train.lr", "3"], ["train.lr"]),
+        (["--config.nope=3"], ["unknown config key nope"]),
+        (["--config.seed=1", "--config.seeed=2"], ["key seeed", "did you mean seed?"]),
+        (["--config.data.path.x=3"], ["unknown config key data.path.x"]),
+        (["--config.model.embed_dim.x=3"], ["model.embed_dim.x"]),
+        (["--noconfig.train.compil"], ["train.compil", "did you mean train.compile?"]),
+        (["--config.=3"], ["--config.", "malformed"]),
+        (["--config.model[=3"], ["model[", "malformed"]),
+        (["--config." + "x" * 500 + "=3"], ["unknown config key xxx"]),
+        # values of the config
+        (["--config.model.embed_dim=abc"], ["config.model.embed_dim", "abc"]),
+        (["--config.model.embed_dim=3.5"], ["config.model.embed_dim", "3.5"]),
+        (["--config.model.embed_dim="], ["config.model.embed_dim"]),
+        (["--config.model.embed_dim"], ["config.model.embed_dim"]),
+        (["--config.model.embed_dim=-4"], ["model.embed_dim = -4", "allowed is"]),
+        (["--config.model=3"], ["config.model"]),
+        (["--config.model.depth=3"], ["model.depth = 3"]),
+        (["--config.train.compile=maybe"], ["config.train.compile", "maybe"]),
+        (["--config.train.num_steps=0"], ["train.num_steps = 0", "from 1"]),
+        (["--config.train.num_steps=" + "9" * 50], ["train.num_steps = 999"]),
+        (["--config.optimizer.learning_rate=nan"], ["optimizer.learning_rate = nan"]),
+        (["--config.optimizer.learning_rate=1e400"], ["optimizer.learning_rate = inf"]),
+        (["--config.optimizer.learning_rate=-1"], ["optimizer.learning_rate = -1"]),
+        (["--config.optimizer.betas=3"], ["optimizer.betas = "]),
+        (["--config.optimizer.betas=(0.9,2)"], ["optimizer.betas = (0.9, 2)"]),
+        (["--config.optimizer.betas=__import__('os')"], ["optimizer.betas = "]),
+        (["--config.eval.metrics=('fid','nope')"], ["eval.metrics = ", "kid"]),
+        (["--config.data.name=imagenet"], ["data.name = 'imagenet'", "cifar10"]),
+        (["--config.data.name=folder"], ["data.path", "'folder'"]),
+        (["--config.model.attention_options.blocks=0-3"], ["blocks = '0-3'"]),
+        (["--config.model.attention_options.blocks=0,9"], ["block 9"]),
+        (["--config.train.accumulation_steps=7"], ["train.batch_size = 64", "= 7"]),
+        # flags
+        (["--wrkdir=x"], ["unknown flag --wrkdir", "did you mean workdir?"]),
+        (["--batch_size=3"], ["unknown flag --batch_size"]),
+        (["--workdir"], ["--workdir"]),
+        (["-x"], ["-x"]),
+        (["--" + "x" * 500], ["unknown flag --xxx"]),
+        (["--allow_other_world_size=perhaps"], ["allow_other_world_size", "perhaps"]),
+        (["--flagfile=nowhere.txt"], ["flagfile", "nowhere.txt"]),
+        # words
+        (["stray"], ["'stray'"]),
+        (["-"], ["'-'"]),
+        (["--", "--config.seed=1"], ["--config.seed=1"]),
+        (["seed=3"], ["'seed=3'"]),
+        (["x" * 500], ["'xxx"]),
+    ],
+)
+def test_train_refuses(arguments: list[str], parts: list[str]) -> None:
+    message = refusal("train", CONFIG, *arguments)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--config is missing"),
+        (["--config"], "--config"),
+        (["--config="], "--config"),
+        (["--config", "nowhere.py"], "nowhere.py"),
+        (["--config=configs/nowhere"], "configs/nowhere"),
+        (["--config=nowhere.py", "--config.seed=1"], "nowhere.py"),
+        (["--config=."], "--config: cannot use ."),
+        (["--config.seed=1"], "--config.seed"),
+        (["--config.seed=1", CONFIG], "--config.seed=1"),
+        (["--workdir=x"], "--config is missing"),
+        ([CONFIG, "--config=nowhere.py"], "nowhere.py"),
+        ([f"{CONFIG}:argument"], "argument"),
+    ],
+)
+def test_train_refuses_a_config_that_is_not_there(arguments: list[str], part: str) -> None:
+    assert part in refusal("train", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        ("def get_config():\n    raise RuntimeError('boom')\n", "RuntimeError: boom"),
+        ("def get_config():\n    raise ValueError('boom')\n", "ValueError: boom"),
+        ("def get_config():\n    raise TypeError\n", "TypeError"),
+        ("def get_config():\n    raise KeyError('seed')\n", "KeyError: 'seed'"),
+        ("def get_config():\n    return [].seed\n", "'list' object has no attribute 'seed'"),
+        ("def get_config():\n    return open('nowhere.txt')\n", "nowhere.txt"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("import not_there\n", "No module named 'not_there'"),
+        ("def get_config():\n    return undefined\n", "name 'undefined' is not defined"),
+        ("def get_config():\n    return get_config()\n", "RecursionError"),
+        ("def get_config(a, b):\n    return a\n", "missing 2 required positional arguments"),
+        ("def get_config(:\n", "x.py, line 1"),
+        ("seed = 'a\n", "x.py, line 1"),
+        ("\x00", "null bytes"),
+        ("", "has no attribute 'get_config'"),
+        ("def get_config():\n    pass\n", "returned NoneType, not a ConfigDict"),
+        ("def get_config():\n    return {'seed': 0}\n", "returned dict, not a ConfigDict"),
+        ("def get_config():\n    return [1]\n", "returned list, not a ConfigDict"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n",
+            "key seed is missing",
+        ),
+        (f"def get_config():\n    raise RuntimeError({'long ' * 100!r})\n", "RuntimeError: long"),
+        ("def get_config():\n    raise RuntimeError('two\\nlines')\n", "lines"),
+    ],
+)
+@pytest.mark.parametrize("override", [[], ["--config.seed=1"]])
+def test_train_refuses_a_config_file_that_fails(
+    empty_folder: Path, code: str, part: str, override: list[str]
+) -> None:
+    (empty_folder / "x.py").write_text(code)
+    message = refusal("train", "--config=x.py", *override)
+    if not override:  # with one, what is wrong with the key may be told instead
+        assert part in message
+        assert "x.py" in message or "is missing" in message
+
+
+@pytest.mark.parametrize("script", ["sample", "eval_fid"])
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--checkpoint is missing"),
+        (["--checkpoint"], "--checkpoint"),
+        (["--checkpoint="], "--checkpoint is missing"),
+        (["--checkpoint=nowhere"], "--checkpoint: no folder nowhere"),
+        (["--checkpoint=."], "--checkpoint: . is neither a run nor a step folder"),
+        (["--checkpoint=.", "--sampler=ddmp"], "did you mean ddpm?"),
+        (["--checkpoint=.", "--num_images=abc"], "--num_images=abc"),
+        (["--checkpoint=.", "--num_images=1e3"], "--num_images=1e3"),
+        (["--checkpoint=.", "--num_images=0"], "--num_images 0: allowed is 1"),
+        (["--checkpoint=.", "--num_images=-1"], "--num_images -1"),
+        (["--checkpoint=.", "--num_images=99999999999999"], "--num_images 99999999999999"),
+        (["--checkpoint=.", "--num_steps=0"], "--num_steps 0: allowed is 1"),
+        (["--checkpoint=.", "--num_steps="], "--num_steps"),
+        (["--checkpoint=.", "--seed=-1"], "--seed -1: allowed is 0"),
+        (["--checkpoint=.", "--batch_size=0"], "--batch_size 0: allowed is 1"),
+        (["--checkpoint=.", "--use_ema=2"], "--use_ema=2"),
+        (["--checkpoint=.", "--num_image=3"], "did you mean num_images?"),
+        (["--checkpoint=.", "extra"], "'extra'"),
+        (["--checkpoint=.", "--sampler=" + "x" * 500], "--sampler 'xxx"),
+        (["--nothing_like_it"], "--nothing_like_it"),
+        (["--config=x.py"], "--config"),
+        (["--flagfile=nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_sample_and_eval_fid_refuse(script: str, arguments: list[str], part: str) -> None:
+    assert part in refusal(script, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--num_repeats=0"], "--num_repeats=0"),
+        (["--num_repeats=x"], "--num_repeats=x"),
+        (["--extracter=digits"], "did you mean extractor?"),
+        (["--weigths=x"], "did you mean weights?"),
+        (["--allow_few_image"], "did you mean allow_few_images?"),
+        (["--output=x"], "--output"),
+    ],
+)
+def test_eval_fid_refuses(arguments: list[str], part: str) -> None:
+    assert part in refusal("eval_fid", "--checkpoint=.", *arguments)
+
+
+# ---------------------------------------------------------------- what is accepted
+
+
+@pytest.mark.parametrize("words", [[CONFIG], CONFIG.split("=")])
+@pytest.mark.parametrize("override", [["--config.seed=7"], ["--config.seed", "7"]])
+def test_both_ways_to_write_a_flag(words: list[str], override: list[str]) -> None:
+    values = cli.new_flags()
+    argv = ["train.py", *words, *override]
+    cli.define_config_flag(values, argv)
+    cli.parse_flags(values, argv, "usage")
+    config = cli.read_config(values)
+    assert config.seed == 7
+    assert config.is_locked
+
+
+def test_overrides_reach_the_config_in_its_types() -> None:
+    values = cli.new_flags()
+    argv = [
+        "train.py",
+        CONFIG,
+        "--config.train.batch_size=32",
+        "--config.optimizer.betas=(0.5,0.6)",
+    ]
+    argv += ["--config.data.random_flip", "--noconfig.model.conv", "--config.optimizer.eps=1e-6"]
+    argv += ["--config.model.attention_options.blocks=0,2", "--config.train.batch_size=16"]
+    cli.define_config_flag(values, argv)
+    cli.parse_flags(values, argv, "usage")
+    config = cli.read_config(values)
+    assert config.train.batch_size == 16  # the last one counts
+    assert config.optimizer.betas == (0.5, 0.6)
+    assert config.optimizer.eps == 1e-6
+    assert config.data.random_flip is True
+    assert config.model.conv is False
+    assert config.model.attention_options.blocks == "0,2"
+    assert json.dumps(to_plain(config))
+
+
+def test_the_run_has_the_name_of_its_config() -> None:
+    assert start_of_run(CONFIG) == "runs/digits_uvit_dia"
+    assert start_of_run(*CONFIG.split("="), "--workdir", "elsewhere") == "elsewhere"
+    assert start_of_run(CONFIG, "--workdir=a/b", "--config.seed=3") == "a/b"
+
+
+def test_nothing_is_written_by_a_refused_command(empty_folder: Path) -> None:
+    refusal("train", CONFIG, "--config.seed=-1", "--workdir=run")
+    refusal("sample", "--checkpoint=nowhere", "--output=x.png")
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("word", ["--help", "-h", "-help"])
+def test_help_names_every_flag(script: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        SCRIPTS[script]([f"{script}.py", "--unknown=1", word])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    flags = {
+        "train": ["--config", "--workdir", "--allow_other_world_size"],
+        "sample": ["--checkpoint", "--num_images", "--sampler", "--seed", "--output"],
+        "eval_fid": ["--checkpoint", "--num_steps", "--extractor", "--weights", "--num_repeats"],
+    }
+    assert all(f"\n  {flag} " in text for flag in flags[script])
+    assert f"python {script}.py" in text
+
+
+# ---------------------------------------------------------------- how commands end
+
+
+def ending(
+    main: Callable[[list[str]], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rank: str | None = None,
+) -> tuple[object, str]:
+    """Return exit code and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as caught:
+        cli.run_command(main)
+    return caught.value.code, capsys.readouterr().err
+
+
+def raiser(error: BaseException) -> Callable[[list[str]], None]:
+    def main(argv: list[str]) -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (InputError("wrong\n  key"), EXIT_BAD_INPUT, "wrong key"),
+        (DivergedError("loss is nan"), EXIT_DIVERGED, "loss is nan"),
+        (StorageError("disk"), EXIT_IO_ERROR, "disk"),
+        (StoppedEarly("stopped"), EXIT_STOPPED_EARLY, "stopped"),
+        (CommandError("odd"), EXIT_BUG, "odd"),
+        (KeyboardInterrupt(), EXIT_STOPPED_EARLY, "interrupted"),
+        (OSError(28, "No space left on device", "x.bin"), EXIT_IO_ERROR, "no space left"),
+        (OSError(122, "Disk quota exceeded", "x.bin"), EXIT_IO_ERROR, "x.bin"),
+    ],
+)
+def test_foreseen_errors_are_one_line_with_their_exit_code(
+    error: BaseException,
+    code: int,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, stderr = ending(raiser(error), capsys, monkeypatch)
+    assert found == code
+    assert stderr.startswith("train.py: ") and text in stderr
+    assert stderr.count("\n") == 1 and stderr.endswith("\n")
+
+
+def test_exit_codes_are_those_that_schedulers_know() -> None:
+    codes = (EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_IO_ERROR, EXIT_STOPPED_EARLY)
+    assert codes == (1, 2, 3, 74, 75)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), OSError(5, "Input/output error")])
+def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        cli.run_command(raiser(error))
+
+
+def test_a_command_that_returns_ends_with_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ending(lambda argv: None, capsys, monkeypatch) == (0, "")
+
+
+def test_of_several_processes_one_reports_wrong_input_and_each_its_own_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, diverged = raiser(InputError("wrong")), raiser(DivergedError("nan"))
+    assert ending(wrong, capsys, monkeypatch, "0") == (2, "train.py: wrong\n")
+    assert ending(wrong, capsys, monkeypatch, "1") == (2, "")
+    assert ending(diverged, capsys, monkeypatch, "1") == (3, "train.py [rank 1]: nan\n")
+
+
+# ---------------------------------------------------------------- real processes
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_takes_less_than_a_second(script: str) -> None:
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run(f"{script}.py", "--help")
+        times.append(time.monotonic() - started)
+        assert done.returncode == 0 and done.stderr == ""
+        assert "Flags:" in done.stdout
+    assert min(times) < 1
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["train.py", CONFIG, "--config.model.embed_dmi=3"], "did you mean model.embed_dim?"),
+        (["train.py", CONFIG, "--config.seed=-1"], "seed = -1"),
+        (["train.py", "--config", "configs/nowhere.py"], "configs/nowhere.py"),
+        (["sample.py", "--chekpoint=x"], "did you mean checkpoint?"),
+        (["eval_fid.py"], "--checkpoint is missing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], part: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and len(lines[0]) <= 200
+    assert lines[0].startswith(f"{words[0]}: ") and part in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("code", ["", "def get_config():\n    pass\n", "raise RuntimeError('a')\n"])
+def test_a_wrong_config_file_is_one_line_and_exit_code_2(empty_folder: Path, code: str) -> None:
+    path = empty_folder / "x.py"
+    path.write_text(code)
+    done = run("train.py", f"--config={path}")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert str(path) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import uvit_dia", "import uvit_dia.cli, uvit_dia.config", "import train, sample, eval_fid"],
+)
+def test_light_imports_stay_light(statement: str) -> None:
+    done = run("-c", f"import sys; {statement}; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "uvit_dia" in loaded
+    assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))

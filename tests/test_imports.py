@@ -1,0 +1,389 @@
+"""Who may import whom, and what nobody may call."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "uvit_dia"
+
+# A module may import from rows above its own only. Names are patterns, without the package's name; the modules of a
+# family (a row whose name ends with "family") may also import each other, in any order without a circle.
+ROWS: list[tuple[str, tuple[str, ...]]] = [
+    (
+        "foundations",
+        (
+            "errors",
+            "rng",
+            "diffusion",
+            "ema",
+            "models.layers",
+            "stability",
+            "statistics",
+            "training_state",
+        ),
+    ),
+    (
+        "data, files, settings",
+        (
+            "config",
+            "data",
+            "files",
+            "models.attention_units",
+            "noised_batch",
+            "program_files",
+            "signals",
+            "train_settings",
+        ),
+    ),
+    (
+        "commands, images, folders",
+        (
+            "checkpoint",
+            "cli",
+            "datasets",
+            "image_files",
+            "models.uvit",
+            "run_folder",
+            "sampler",
+        ),
+    ),
+    ("of one run", ("assets.digits_classifier", "models", "run_checkpoints", "train_log")),
+    ("loops", ("extractors", "trainer")),
+    ("measures", ("metrics",)),
+    ("measures of samples", ("evaluation",)),
+    ("config to objects", ("build",)),
+    ("runs", ("inference", "training_run")),
+    ("runs of samples", ("sampling_run",)),
+    ("runs of measures", ("evaluation_run",)),
+    (
+        "report family",
+        (
+            "cell_measures",
+            "comparable",
+            "comparison*",
+            "figure*",
+            "page",
+            "power",
+            "report*",
+            "result*",
+        ),
+    ),
+    ("sweep family", ("sweep*",)),
+    ("analysis family", ("analysis*",)),
+    ("scripts", ("train", "sample", "eval_fid")),
+]
+
+# What a module may import at most, whatever stands above it.
+ONLY = {
+    "models*": {"models*", "rng"},  # a network knows no schedule and no run
+    "sampler": {"config", "data", "diffusion", "errors", "rng"},  # nor a sampler a trainer
+    "diffusion": set(),
+    "errors": set(),
+    "rng": set(),
+}
+
+# Modules that answer before torch is imported, which takes seconds, and what they must not wait for.
+LIGHT = ("", "cli", "config", "errors", "files", "run_folder", "signals")
+HEAVY = ("torch", "diffusers", "accelerate", "torch_fidelity", "numpy", "sklearn", "PIL", "pyarrow")
+
+Sources = dict[str, str]  # module without the package's name ("" for the package itself) -> source
+
+
+def project_sources() -> Sources:
+    """Return the sources of the package and of the scripts."""
+    sources = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        sources[".".join(part for part in parts if part != "__init__")] = path.read_text()
+    return sources | {path.stem: path.read_text() for path in ROOT.glob("*.py")}
+
+
+def imported_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the dotted names that a tree imports, functions included, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def own_module(name: str, modules: Sources) -> str | None:
+    """Return which module of ours a dotted name means, or None for one of others."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE:
+        return parts[0] if parts[0] in modules and parts[0] else None
+    while ".".join(parts[1:]) not in modules:
+        parts.pop()
+    return ".".join(parts[1:])
+
+
+def row_of(module: str) -> int | None:
+    for index, (_, patterns) in enumerate(ROWS):
+        if any(fnmatchcase(module, pattern) for pattern in patterns):
+            return index
+    return None
+
+
+def wrong_arrows(sources: Sources) -> list[str]:
+    """Return what is wrong with the imports of the modules, one line each."""
+    problems = []
+    arrows: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        row = row_of(module)
+        if row is None and module not in ("", "assets"):  # these two import nothing
+            problems.append(f"{module} is missing in the table of rows")
+        arrows[module] = set()
+        for name, line in imported_names(ast.parse(source)):
+            if name.startswith("."):
+                problems.append(f"{module}, line {line}: relative import {name}")
+                continue
+            target = own_module(name, sources)
+            if target is None or target == module:
+                continue
+            arrows[module].add(target)
+            target_row = row_of(target)
+            is_within = row == target_row and row is not None and ROWS[row][0].endswith("family")
+            is_above = row is not None and target_row is not None and target_row < row
+            if not is_above and not is_within:
+                problems.append(f"{module}, line {line}: may not import {target}")
+        for pattern, allowed in ONLY.items():
+            if fnmatchcase(module, pattern):
+                problems.extend(
+                    f"{module} may not import {target}: {pattern} imports {sorted(allowed)} only"
+                    for target in sorted(arrows[module])
+                    if not any(fnmatchcase(target, one) for one in allowed)
+                )
+    return problems + circles(arrows)
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Return the modules that reach themselves."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        open_ends = [start]
+        while open_ends:
+            for target in arrows.get(open_ends.pop(), set()) - found:
+                found.add(target)
+                open_ends.append(target)
+        return found
+
+    return [
+        f"{module} imports itself in a circle" for module in arrows if module in reached(module)
+    ]
+
+
+def test_imports_point_upwards() -> None:
+    assert wrong_arrows(project_sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "problem"),
+    [
+        ("rng", "import uvit_dia.errors", "rng, line 1: may not import errors"),
+        ("files", "from uvit_dia import trainer", "files, line 1: may not import trainer"),
+        ("sampler", "def f():\n    from uvit_dia.trainer import Trainer", "sampler, line 2"),
+        ("models.uvit", "from uvit_dia.diffusion import Diffusion", "models.uvit may not import"),
+        ("data", "from uvit_dia.config import flatten", "data, line 1: may not import config"),
+        ("build", "import uvit_dia.training_run as run", "build, line 1: may not import"),
+        ("trainer", "if 1:\n    import train", "trainer, line 2: may not import train"),
+        ("trainer", "from . import build", "trainer, line 1: relative import"),
+        ("utils", "", "utils is missing in the table of rows"),
+        ("report", "from uvit_dia.sweep import main", "report, line 1: may not import sweep"),
+        ("result_files", "from uvit_dia.report import x", "report imports itself in a circle"),
+    ],
+)
+def test_a_wrong_arrow_is_seen(module: str, source: str, problem: str) -> None:
+    sources = project_sources()
+    sources.setdefault("report", "")
+    sources.setdefault("sweep", "")
+    if module == "result_files":
+        sources["report"] = "from uvit_dia.result_files import y"
+    sources[module] = source
+    found = wrong_arrows(sources)
+    assert any(problem in line for line in found), found
+
+
+def test_rows_hold_no_module_twice() -> None:
+    for module in project_sources():
+        holders = [
+            name for name, patterns in ROWS if any(fnmatchcase(module, one) for one in patterns)
+        ]
+        assert len(holders) <= 1, (module, holders)
+
+
+# ---------------------------------------------------------------- what is imported early
+
+
+def early_imports(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that are imported with the module: all but those in functions and for type checkers."""
+    bodies = [tree.body]
+    while bodies:
+        for node in bodies.pop():
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield from (name for name, _ in imported_names(node))
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                bodies.append(node.orelse)
+            elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
+                bodies.extend(
+                    getattr(node, part)
+                    for part in ("body", "orelse", "finalbody")
+                    if hasattr(node, part)
+                )
+
+
+def heavy_imports(module: str, sources: Sources) -> list[str]:
+    """Return what a module waits for when it is imported, through others too."""
+    found, seen, open_ends = [], {module}, [module]
+    while open_ends:
+        current = open_ends.pop()
+        for name in early_imports(ast.parse(sources[current])):
+            target = own_module(name, sources)
+            if target is None:
+                found += [f"{current} imports {name}"] if name.split(".")[0] in HEAVY else []
+            elif target not in seen:
+                seen.add(target)
+                open_ends.append(target)
+    return found
+
+
+@pytest.mark.parametrize("module", [*LIGHT, "train", "sample", "eval_fid"])
+def test_mistakes_are_told_before_torch_is_imported(module: str) -> None:
+    assert heavy_imports(module, project_sources()) == []
+
+
+def test_an_early_import_is_seen() -> None:
+    sources = project_sources()
+    sources["errors"] = "try:\n    from torch import nn\nexcept ImportError:\n    pass"
+    assert heavy_imports("cli", sources) == ["errors imports torch.nn"]
+    sources["errors"] = "def f():\n    import torch"
+    assert heavy_imports("cli", sources) == []
+
+
+# ---------------------------------------------------------------- what nobody calls
+
+FORBIDDEN = {
+    "torch.load": "unpickles",
+    "torch.export.load": "unpickles and evaluates",
+    "pickle": "unpickles",
+    "cloudpickle": "unpickles",
+    "dill": "unpickles",
+    "joblib": "unpickles",
+    "marshal": "reads code",
+    "shelve": "unpickles",
+    "yaml.load": "makes objects",
+    "yaml.unsafe_load": "makes objects",
+    "numpy.load": "unpickles where it is told to",
+    "eval": "runs text",
+    "exec": "runs text",
+    "os.system": "runs a shell",
+}
+FORBIDDEN_OF_ANYTHING = {  # of an object, as an argument, or imported from anywhere
+    "register_for_checkpointing": "is loaded as a pickle",
+    "automatic_checkpoint_naming": "deletes the old before the new is there",
+    "find_executable_batch_size": "changes what is studied",
+}
+ALLOWED = {
+    ("uvit_dia/models/uvit.py", "torch.load"): "the U-ViT authors' weights, weights_only, mapped",
+    ("uvit_dia/program_files.py", "torch.load"): "checks a program's tensors, weights_only",
+    ("uvit_dia/program_files.py", "torch.export.load"): "after every member was checked",
+}
+
+
+def forbidden_uses(source: str) -> list[tuple[str, int]]:
+    """Return the forbidden names that a source uses, with their lines; "bare except" is one of them."""
+    tree = ast.parse(source)
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
+    found = []
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        for name in dotted_names(node, aliases):
+            last = name.rpartition(".")[2]
+            if name in FORBIDDEN or last in FORBIDDEN_OF_ANYTHING:
+                found.append((name if name in FORBIDDEN else last, line))
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(("bare except", line))
+        if isinstance(node, ast.Call) and "torch.load" in dotted_names(node.func, aliases):
+            chosen = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if chosen.get("weights_only") != "True":
+                found.append(("torch.load without weights_only=True", line))
+    return found
+
+
+def dotted_names(node: ast.AST, aliases: dict[str, str]) -> list[str]:
+    """Return the full names that a node of a tree stands for."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        imported = [name for name, _ in imported_names(node)]
+        return [*imported, *(name.rpartition(".")[0] for name in imported)]
+    if isinstance(node, ast.Attribute):
+        head, _, rest = ast.unparse(node).partition(".")
+        return [f"{aliases.get(head, head)}.{rest}"]
+    if isinstance(node, ast.Name):
+        return [node.id]
+    return [node.arg] if isinstance(node, ast.keyword) and node.arg else []
+
+
+def checked_files() -> list[Path]:
+    folders = [ROOT / name for name in (PACKAGE, "configs", "benchmarks")]
+    return [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+
+
+def test_nothing_that_runs_foreign_data_is_called() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), name): line
+        for path in checked_files()
+        for name, line in forbidden_uses(path.read_text())
+    }
+    assert {use: line for use, line in found.items() if use not in ALLOWED} == {}
+    assert set(ALLOWED) <= set(found)  # what is allowed is still needed
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import torch\ntorch.load('x', weights_only=True)", "torch.load"),
+        ("import torch\ntorch.load('x')", "torch.load without weights_only=True"),
+        (
+            "import torch\ntorch.load('x', weights_only=False)",
+            "torch.load without weights_only=True",
+        ),
+        ("import torch as t\nread = t.load", "torch.load"),
+        ("from torch import load", "torch.load"),
+        ("from torch.export import load", "torch.export.load"),
+        ("def f():\n    import pickle", "pickle"),
+        ("from pickle import loads", "pickle"),
+        ("import numpy as np\nnp.load('x', allow_pickle=True)", "numpy.load"),
+        ("from numpy import load", "numpy.load"),
+        ("eval('1')", "eval"),
+        ("run = exec", "exec"),
+        ("import yaml\nyaml.load('x')", "yaml.load"),
+        ("accelerator.register_for_checkpointing(x)", "register_for_checkpointing"),
+        ("ProjectConfiguration(automatic_checkpoint_naming=True)", "automatic_checkpoint_naming"),
+        ("from accelerate.utils import find_executable_batch_size", "find_executable_batch_size"),
+        ("try:\n    f()\nexcept:\n    pass", "bare except"),
+    ],
+)
+def test_a_forbidden_use_is_seen(source: str, name: str) -> None:
+    assert name in [found for found, _ in forbidden_uses(source)]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "model.eval()",
+        "def f(self):\n    return self.model.eval().load()",
+        "try:\n    f()\nexcept OSError:\n    pass",
+        "import json\njson.load(file)",
+        "value.get('use_pickle')",
+    ],
+)
+def test_what_is_harmless_is_let_through(source: str) -> None:
+    assert forbidden_uses(source) == []

@@ -1,0 +1,181 @@
+"""The commands of a cell as child processes that are stopped once, and that do not outlive their launcher.
+
+A stop reaches a training as exactly one SIGTERM, since a second signal would end it without saving. So it runs in a
+session of its own, where neither Ctrl-C nor Slurm's signals to the processes of a job find it; only this module does.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+POLL_SECONDS = 0.25
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
+MAX_TAIL_BYTES = 2**16
+
+
+class Stopped(Exception):
+    """The cell was asked to stop, and its command has ended; the message says by what."""
+
+
+class CommandRunner:
+    """Runs the commands of one cell, one after the other.
+
+    Args:
+        logs: folder of their stdout and stderr; made when it is needed.
+        cwd: where they are started.
+        environment: changes to this process's environment; a variable that is None is taken away.
+        launcher: process whose end stops them, or None.
+
+    Attributes:
+        stop_reason: why the cell shall stop, or None.
+    """
+
+    def __init__(
+        self, logs: Path, cwd: Path, environment: Mapping[str, str | None], launcher: int | None
+    ) -> None:
+        self.logs = logs
+        self.cwd = cwd
+        self.environment = environment
+        self.launcher = launcher
+        self.stop_reason: str | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_child_asked = False
+
+    def receive_signals(self) -> None:
+        """Take SIGTERM as a wish to stop, in place of what submitit does with it."""
+        signal.signal(signal.SIGTERM, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.stop_reason = self.stop_reason or f"stopped by {signal.Signals(number).name}"
+
+    def should_stop(self) -> bool:
+        """Say whether the cell shall stop: it was asked to, or its launcher is gone."""
+        if self.stop_reason is None and self.launcher is not None and not _is_alive(self.launcher):
+            self.stop_reason = "stopped, since the process of the sweep was killed"
+        return self.stop_reason is not None
+
+    @contextlib.contextmanager
+    def taken(self, lock: Path) -> Iterator[None]:
+        """Hold a lock file; wait for it as long as another process holds it.
+
+        Raises:
+            Stopped: if the cell was asked to stop while it waited.
+        """
+        file_lock = FileLock(lock)
+        while True:
+            try:
+                file_lock.acquire(timeout=0)
+                break
+            except Timeout:
+                if self.should_stop():
+                    raise Stopped(self.stop_reason) from None
+                time.sleep(POLL_SECONDS)
+        try:
+            yield
+        finally:
+            file_lock.release()
+
+    def run(self, name: str, command: Sequence[str]) -> tuple[int, str]:
+        """Run a command to its end.
+
+        Args:
+            name: of its log files.
+            command: the command line.
+
+        Returns:
+            its exit code (minus the number of the signal that ended it) and the last line of its stderr.
+
+        Raises:
+            Stopped: if the cell was asked to stop before the command was started.
+        """
+        if self.should_stop():
+            raise Stopped(self.stop_reason)
+        self.logs.mkdir(exist_ok=True)
+        errors = self.logs / f"{name}.err"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with (self.logs / f"{name}.out").open("ab") as out, errors.open("ab") as err:
+            err.write(f"--- {now}\n".encode())
+            err.flush()
+            start = err.tell()
+            self._is_child_asked = False
+            self._child = subprocess.Popen(
+                list(command),
+                cwd=self.cwd,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                # safe here: this process has one thread, and what is called takes no lock
+                preexec_fn=_make_end_with_parent(),  # noqa: PLW1509
+            )
+            code = self._wait(self._child)
+        self._child = None
+        return code, _last_line(errors, start)
+
+    def _environment(self) -> dict[str, str]:
+        # a bar redrawn ten times a second would fill the log
+        everything = {"TQDM_MININTERVAL": "10", **os.environ, **self.environment}
+        return {name: value for name, value in everything.items() if value is not None}
+
+    def _wait(self, child: "subprocess.Popen[bytes]") -> int:
+        while True:
+            try:
+                return child.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                if self.should_stop():
+                    self._ask(child.pid)
+
+    def _ask(self, child: int) -> None:
+        """Ask the command to stop, once."""
+        if not self._is_child_asked:
+            self._is_child_asked = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+
+    def stop_now(self, signal_name: str) -> None:
+        """Ask the command to stop and wait for its end, from within a signal handler.
+
+        `Popen.wait` is not called: the code that was interrupted may hold its lock.
+        """
+        self.stop_reason = self.stop_reason or f"stopped by {signal_name}"
+        if self._child is not None:
+            self._ask(self._child.pid)
+            with contextlib.suppress(ChildProcessError):  # it has ended, and was waited for
+                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _make_end_with_parent() -> Callable[[], None] | None:
+    """Return what a child calls before its program starts, so that it gets SIGTERM when this process is killed."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # found before the fork
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _last_line(path: Path, start: int) -> str:
+    """Return the last line of a log file after a position; carriage returns of progress bars count as ends."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - MAX_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
