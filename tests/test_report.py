@@ -1,0 +1,504 @@
+"""The report of a sweep: its words, its figures, its files, and its page in a browser."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+from synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
+
+from uvit_dia import report
+from uvit_dia.errors import InputError
+from uvit_dia.figure_columns import metric_figure, noise_figure
+from uvit_dia.figure_samples import samples_figure
+from uvit_dia.figure_style import INK, LOOKS, png_bytes
+from uvit_dia.figure_training import gradient_figure, loss_figure
+from uvit_dia.report import write_report
+from uvit_dia.results import read_results
+
+VARIANTS = ("uvit", "dia_lstm", "dia_lstm_light", "dia_lstm_identity")
+SIZES = (8, 16, 32, 64)
+FIGURES = ("metric", "finalloss", "loss", "gradients", "noise", "samples")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of 48 runs with a large effect, a harmful variant, divergences and a run that still goes on."""
+    folder = tmp_path_factory.mktemp("sweeps") / "full"
+    means = {(v, b): 2.6 - 0.2 * np.log2(b / 8) for v in VARIANTS for b in SIZES}
+    means[("dia_lstm", 16)] -= 1.0
+    means[("dia_lstm_light", 32)] += 1.0
+    states = dict.fromkeys(("uvit-b0008-s1", "uvit-b0008-s2"), "diverged")
+    states["dia_lstm_identity-b0064-s2"] = "running"
+    make_sweep(folder, variants=VARIANTS, means=means, states=states, previews=True)
+    write_report(folder, folder / "report")
+    return folder
+
+
+def text_of(folder: Path) -> str:
+    return (folder / "report" / "report.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+# ------------------------------------------------------------------ what it says
+
+
+def test_report_begins_with_what_was_compared_and_held_constant(full: Path) -> None:
+    short = text_of(full).split("## What came out")[0]
+    assert "dia_lstm, dia_lstm_light and dia_lstm_identity with uvit, the baseline" in short
+    assert (
+        "at batch sizes 8, 16, 32 and 64, with 3 training seeds (0, 1 and 2): 48 runs in all"
+        in short
+    )
+    assert (
+        "Every run sees 64,000 images, in 8,000 optimizer steps at batch size 8 and 1,000 at 64"
+        in short
+    )
+    assert "The learning rate follows the square-root rule: 0.0003536 at 8" in short
+    assert "half-life of 5,000 images at every batch size" in short
+    assert "images seen; learning rate by the square root of the batch size" in short
+    assert "**This sweep is not finished.** 48 planned: 45 done, 1 running and 2 diverged." in short
+    assert "**Diverged:** 2 of 3 of uvit at batch size 8." in short
+    assert "1 with a lower (better) FD (digits) (dia_lstm at batch size 16)" in short
+    assert "1 with a higher (worse) FD (digits) (dia_lstm_light at batch size 32)" in short
+    assert "and not FID" in short
+
+
+def test_report_goes_through_every_comparison(full: Path) -> None:
+    outcome = text_of(full).split("## What came out")[1].split("## What was left out")[0]
+    assert outcome.count("### ") == 3
+    assert outcome.count("- **Batch size ") == 12
+    assert "**Batch size 16: dia_lstm has the lower (better) FD (digits).**" in outcome
+    assert outcome.count("**Batch size 8: No test can be made.**") == 3
+    assert (
+        "Diverged: 0 of 3 seeds of dia_lstm, 2 of 3 of uvit (Fisher's exact test: p = 0.40)"
+        in outcome
+    )
+    assert "Planned seeds still without a comparable value: 1 of 3 of dia_lstm_identity." in outcome
+
+
+def test_report_lists_what_was_left_out(full: Path) -> None:
+    section = text_of(full).split("## What was left out, and why")[1].split("## Figures")[0]
+    assert "| uvit-b0008-s1 | metric | the training diverged" in section
+    assert "| dia_lstm_identity-b0064-s2 | metric | the run is not finished |" in section
+
+
+def test_report_names_settings_machine_and_statistics(full: Path) -> None:
+    text = text_of(full)
+    assert f"| its SHA-256 | {'a' * 64} |" in text
+    assert "| sampled images (N) | 500 |" in text
+    assert "| network evaluations an image (NFE) | 50 |" in text
+    assert "0123456789abcdef0123456789abcdef01234567" in text
+    assert "torch 2.15.0" in text
+    assert "Holm's correction" in text
+    assert "0123456789abcdef" not in (full / "report" / "results.csv").read_text()
+
+
+def test_a_metric_of_inception_is_called_fid_and_no_other(tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1))
+    for folder in (tmp_path / "cells").iterdir():
+        facts = {"metric": "fid", "fid": 5.0, "extractor": "inception-v3-compat"}
+        lines = [evaluation(2000, 5.0 + 0.1 * s + len(folder.name), s, **facts) for s in (0, 1)]
+        write_lines(folder / "eval.jsonl", lines)
+    write_report(tmp_path, tmp_path / "report")
+    text = text_of(tmp_path)
+    assert "The metric is FID, between 500" in text
+    assert "and not FID" not in text
+    assert "FD (" not in text
+
+
+def test_a_finished_sweep_with_everything_comparable_says_so(tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1), budget="steps", budget_amount=2000)
+    write_report(tmp_path, tmp_path / "report")
+    text = text_of(tmp_path)
+    assert "not finished" not in text
+    assert "**Runs:** 4 planned: 4 done." in text
+    assert "Nothing: every planned run has comparable evaluations." in text
+    assert "Every run makes 2,000 optimizer steps." in text
+    assert "The learning rate is 0.0007071 at every batch size." in text
+
+
+def test_different_commits_are_pointed_out(tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1))
+    write_json(tmp_path / "cells" / "uvit-b0032-s0" / "env.json", {"commit": "another"})
+    write_report(tmp_path, tmp_path / "report")
+    assert "More than one commit." in text_of(tmp_path)
+
+
+@pytest.mark.parametrize("case", ["one variant", "all diverged", "no evaluation", "no logs"])
+def test_poor_sweeps_have_a_report_too(tmp_path: Path, case: str) -> None:
+    variants = ("uvit",) if case == "one variant" else ("uvit", "dia_lstm")
+    cells = make_sweep(tmp_path, variants=variants, batch_sizes=(32,), seeds=(0,), spread=0.0)
+    names = [cell["name"] for cell in cells]
+    if case == "all diverged":
+        make_sweep(tmp_path, batch_sizes=(32,), seeds=(0,), states=dict.fromkeys(names, "diverged"))
+        for name in names:
+            (tmp_path / "cells" / name / "eval.jsonl").unlink()
+    for name in names:
+        if case == "no logs":
+            (tmp_path / "cells" / name / "metrics.jsonl").unlink()
+        if case == "no evaluation" and name != names[0]:
+            (tmp_path / "cells" / name / "eval.jsonl").unlink()
+    write_report(tmp_path, tmp_path / "report")
+    text = text_of(tmp_path)
+    wanted = {
+        "one variant": "one variant, nothing to compare",
+        "all diverged": "no run has a comparable evaluation yet",
+        "no evaluation": "There is no value of dia_lstm to compare.",
+        "no logs": "With one seed of dia_lstm and uvit",
+    }
+    assert wanted[case] in text
+
+
+# ------------------------------------------------------------------ the command
+
+
+def run_report(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "uvit_dia.report", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command_writes_where_it_is_told(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "sweep", batch_sizes=(32,), seeds=(0, 1))
+    output = tmp_path / "elsewhere"
+    done = run_report("--output", str(output), str(tmp_path / "sweep"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{output / 'report.html'}\n"
+    assert not (tmp_path / "sweep" / "report").exists()
+    assert sorted(p.name for p in output.iterdir()) == [
+        "figures",
+        "report.html",
+        "report.md",
+        "results.csv",
+    ]
+
+
+def test_wrong_commands_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    make_sweep(
+        tmp_path / "new",
+        batch_sizes=(32,),
+        seeds=(0,),
+        states={"uvit-b0032-s0": "waiting", "dia_lstm-b0032-s0": "running"},
+    )
+    make_sweep(tmp_path / "good", batch_sizes=(32,), seeds=(0,))
+    (tmp_path / "file").write_text("")
+    cases = {
+        (): "folder is missing",
+        (str(tmp_path / "nowhere"),): "holds no sweep",
+        (str(tmp_path / "new"),): "none of the sweep's 2 runs has ended yet",
+        (
+            str(tmp_path / "good"),
+            "--output",
+            str(tmp_path / "file" / "x"),
+        ): "cannot make the folder",
+        (str(tmp_path / "good"), "--ouptut=x"): "unknown flag --ouptut; did you mean output?",
+        (str(tmp_path / "good"), "more"): "unexpected word 'more'",
+    }
+    for arguments, message in cases.items():
+        done = run_report(*arguments)
+        assert done.returncode == 2, arguments
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new" / "report").exists()
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0,))
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "pandas" else object())
+    with pytest.raises(
+        InputError, match=r"pandas is not installed; pip install 'uvit_dia\[sweep\]'"
+    ):
+        report.main(["report", str(tmp_path)])
+
+
+def test_nothing_of_the_report_imports_torch() -> None:
+    code = (
+        "import sys, uvit_dia.report, uvit_dia.figures, uvit_dia.report_tables, uvit_dia.report_text; "
+        "import uvit_dia.report_summary, uvit_dia.comparisons; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_same_sweep_gives_the_same_files(full: Path, tmp_path: Path) -> None:
+    write_report(full, tmp_path / "again")
+    first = {p.relative_to(full / "report"): p for p in (full / "report").rglob("*.*")}
+    assert len(first) == 3 + 2 * len(FIGURES)
+    for name, path in first.items():
+        assert (tmp_path / "again" / name).read_bytes() == path.read_bytes(), name
+
+
+# ------------------------------------------------------------------ figures
+
+
+def test_metric_figure_shows_means_spreads_seeds_and_floor(full: Path) -> None:
+    results = read_results(full)
+    figure = metric_figure(results)
+    assert figure is not None
+    axes = figure.axes[0]
+    values = results.values("value", "dia_lstm", 16)
+    bars = {bar.get_label(): bar for bar in axes.containers}
+    assert list(bars) == list(VARIANTS)
+    line, _, (segments,) = bars["dia_lstm"].lines
+    assert line.get_ydata()[1] == pytest.approx(np.mean(values))
+    low, high = segments.get_segments()[1][:, 1]
+    assert (high - low) / 2 == pytest.approx(np.std(values, ddof=1))
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == [
+        str(s) for s in SIZES
+    ]
+    assert figure.axes[-1].get_xscale() == "log"
+    floors = [a for a in axes.lines if a.get_label() == "floor: real against real"]
+    assert floors[0].get_ydata()[0] == 0.3
+    assert [text.get_text() for text in axes.texts] == ["2 of 3 diverged"]
+
+
+def test_floor_far_below_stands_under_a_break(tmp_path: Path) -> None:
+    make_sweep(tmp_path, spread=0.01)
+    figure = metric_figure(read_results(tmp_path))
+    assert figure is not None
+    upper, lower = figure.axes
+    assert upper.get_ylim()[0] > 1.5
+    assert lower.get_ylim()[0] < 0.3 < lower.get_ylim()[1]
+
+
+def test_variants_differ_in_colour_marker_line_and_hatch() -> None:
+    for attribute in ("colour", "marker", "line", "hatch"):
+        assert len({str(getattr(one, attribute)) for one in LOOKS}) == len(LOOKS), attribute
+
+
+def test_looks_are_told_apart_in_grey_by_their_shapes(full: Path) -> None:
+    figure = metric_figure(read_results(full))
+    assert figure is not None
+    handles = figure.legends[0].legend_handles
+    assert len(handles) == len(VARIANTS) + 1
+
+
+def test_nothing_is_drawn_of_what_was_not_measured(tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0,))
+    for folder in (tmp_path / "cells").iterdir():
+        (folder / "metrics.jsonl").unlink()
+        (folder / "eval.jsonl").unlink()
+    results = read_results(tmp_path)
+    for draw in (metric_figure, noise_figure, loss_figure, gradient_figure, samples_figure):
+        assert draw(results) is None
+
+
+def test_losses_end_with_a_cross_where_a_run_diverged(full: Path) -> None:
+    figure = loss_figure(read_results(full))
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == [f"batch size {size}" for size in SIZES]
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "X"]
+    assert len(crosses) == 2
+    assert not [line for line in figure.axes[1].lines if line.get_marker() == "X"]
+
+
+def test_boxes_hold_the_quartiles_of_the_settled_gradient_norms(tmp_path: Path) -> None:
+    make_sweep(tmp_path, variants=("uvit",), batch_sizes=(32,), seeds=(0,))
+    lines = [
+        {
+            "step": 20 * k,
+            "loss": 1.0,
+            "grad_norm": 100.0 if k <= 10 else float(k),
+            "grad_norm_max": 150.0,
+        }
+        for k in range(1, 101)
+    ]
+    write_lines(tmp_path / "cells" / "uvit-b0032-s0" / "metrics.jsonl", lines)
+    figure = gradient_figure(read_results(tmp_path))
+    assert figure is not None
+    box = figure.axes[0].patches[0].get_path().vertices[:, 1]
+    assert (box.min(), box.max()) == (pytest.approx(33.25), pytest.approx(77.75))  # of 11 to 100
+    assert figure.axes[0].lines[-1].get_ydata()[0] == 150.0
+
+
+def test_samples_are_cut_and_damaged_previews_are_named(tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(8, 32), seeds=(0,), previews=True)
+    (tmp_path / "cells" / "uvit-b0008-s0" / "samples" / "step_00008000.png").write_bytes(
+        b"\x89PNG torn"
+    )
+    shutil.rmtree(tmp_path / "cells" / "dia_lstm-b0032-s0" / "samples")
+    figure = samples_figure(read_results(tmp_path))
+    assert figure is not None
+    shapes = [axes.images[0].get_array().shape if axes.images else None for axes in figure.axes]
+    assert shapes == [None, (172, 172, 3), (172, 172, 3), None]  # 5 images of 32 and their margins
+    assert "no preview" in figure.axes[0].texts[0].get_text()
+
+
+def test_an_enormous_preview_is_not_decoded(tmp_path: Path) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0,), previews=True)
+    path = tmp_path / "cells" / "uvit-b0032-s0" / "samples" / "step_00002000.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    figure = samples_figure(read_results(tmp_path))
+    assert figure is not None
+    assert not figure.axes[0].images
+
+
+def test_saved_figures_are_not_blank_and_name_no_date(full: Path) -> None:
+    for name in FIGURES:
+        with Image.open(full / "report" / "figures" / f"{name}.png") as picture:
+            assert picture.width > 1000
+            assert np.asarray(picture.convert("L")).std() > 10
+        svg = (full / "report" / "figures" / f"{name}.svg").read_text()
+        assert "<dc:date>" not in svg
+        assert "<text" not in svg  # outlines: it looks the same everywhere
+
+
+def test_names_with_signs_of_markup_are_drawn_and_escaped(tmp_path: Path) -> None:
+    odd = "<b>$x_1|*"
+    make_sweep(tmp_path, variants=("uvit", "dia"), batch_sizes=(32,), seeds=(0, 1), previews=True)
+    text = (tmp_path / "sweep.json").read_text().replace('"variant": "dia"', f'"variant": "{odd}"')
+    (tmp_path / "sweep.json").write_text(text)
+    write_report(tmp_path, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "&lt;b&gt;$x_1|*" in page
+    assert "<b>" not in page
+    assert r"\<b>$x_1\|\*" in (tmp_path / "report" / "report.md").read_text()
+
+
+# ------------------------------------------------------------------ the page
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its ids, and whether its tags close."""
+
+    VOID = ("meta", "link", "br", "img", "hr", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: set[str] = set()
+        self.faults: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self._attributes(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self._attributes(attrs)
+
+    def _attributes(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            text = value or ""
+            if name == "id":
+                self.ids.append(text)
+            elif name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                self.references.append(text)
+            self.references += re.findall(r"url\((.*?)\)", text)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+
+@pytest.fixture(scope="module")
+def page(full: Path) -> tuple[str, Page]:
+    text = (full / "report" / "report.html").read_text()
+    parsed = Page()
+    parsed.feed(text)
+    return text, parsed
+
+
+def test_page_needs_nothing_beside_itself(page: tuple[str, Page]) -> None:
+    text, parsed = page
+    without_data = re.sub(r'"data:[^"]*"', '""', text)
+    assert not re.search(r"https?:|//|@import|<script", without_data)
+    assert {r.split(":")[0][0] for r in parsed.references} <= {"#", "d"}
+    assert all(r.startswith(("#", "data:")) for r in parsed.references)
+    assert "default-src 'none'" in text
+    assert not parsed.tags & {"script", "iframe", "object", "embed", "img"}
+
+
+def test_page_is_well_formed(page: tuple[str, Page]) -> None:
+    _, parsed = page
+    assert not parsed.faults
+    assert not parsed.open
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    inner = {r[1:] for r in parsed.references if r.startswith("#")}
+    assert inner <= set(parsed.ids)
+
+
+def test_figures_of_the_page_take_its_colours_and_have_words(page: tuple[str, Page]) -> None:
+    text, _ = page
+    assert text.count("<svg") == len(FIGURES)
+    assert INK not in text.split("</style>")[1]
+    assert "currentColor" in text
+    assert text.count('role="img" aria-label="') == len(FIGURES)
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--allow-file-access-from-files",
+    "--enable-logging=stderr",
+)
+
+
+def browse(tmp_path: Path, page: Path, *flags: str) -> subprocess.CompletedProcess:
+    assert CHROMIUM is not None
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [CHROMIUM, *FLAGS, profile, *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_opens_in_a_browser(full: Path, tmp_path: Path, scheme: str) -> None:
+    shot = tmp_path / "page.png"
+    setting = f"--blink-settings=preferredColorScheme={1 if scheme == 'light' else 0}"
+    page = full / "report" / "report.html"
+    done = browse(tmp_path, page, setting, "--window-size=1000,6000", f"--screenshot={shot}")
+    assert "CONSOLE" not in done.stderr
+    with Image.open(io.BytesIO(shot.read_bytes())) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    paper = to_hex(pixels[2, 2] / 255)
+    assert paper == {"light": "#ffffff", "dark": "#14171a"}[scheme]
+    bands = pixels.reshape(12, -1, 3).astype(float).std(axis=1).max(axis=1)
+    assert (bands > 5).all()  # no part of it is blank
+    saturation = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
+    assert (saturation > 100).mean() > 1e-3  # the figures' colours are there
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_page_fits_a_phone(full: Path, tmp_path: Path) -> None:
+    wrapper = tmp_path / "phone.html"
+    source = (full / "report" / "report.html").as_uri()
+    wrapper.write_text(
+        f'<iframe id="page" width="360" height="700" style="border:0" src="{source}"></iframe><script>'
+        "page.onload = () => { const d = page.contentDocument, root = d.documentElement;"
+        "const wide = [...d.querySelectorAll('p, li, h1, h2, h3, figure, .scroll')]"
+        ".filter(e => e.getBoundingClientRect().right > 360).length;"
+        "document.title = [root.scrollWidth, wide].join(' '); }</script>"
+    )
+    done = browse(tmp_path, wrapper, "--dump-dom", "--virtual-time-budget=5000")
+    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert found is not None
+    assert (int(found[1]), int(found[2])) == (360, 0)
+
+
+def test_png_has_a_size_for_print(full: Path) -> None:
+    figure = metric_figure(read_results(full))
+    assert figure is not None
+    with Image.open(io.BytesIO(png_bytes(figure))) as picture:
+        assert picture.info["dpi"][0] == pytest.approx(200, abs=1)

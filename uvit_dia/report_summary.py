@@ -1,0 +1,168 @@
+"""The first section of a sweep's report: what was compared, what was held constant, what came out, in plain words."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from uvit_dia.comparison_text import joined, plural
+from uvit_dia.comparisons import HIGHER, LOWER, NOT_SHOWN, UNSETTLED, UNTESTED, Comparison
+from uvit_dia.page import Block, Heading, Paragraph
+from uvit_dia.result_files import number
+from uvit_dia.results import ENDED, STATES, SweepResults
+
+
+def summary_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> list[Block]:
+    """Return the report's first section: everything that one must know, in plain words."""
+    blocks: list[Block] = [Heading("In short")]
+    if not results.is_finished:
+        blocks.append(Paragraph(_progress(results), "This sweep is not finished.", is_note=True))
+    blocks.append(Paragraph(_compared(results), "Compared:"))
+    blocks.append(Paragraph(_held_constant(results), "Held constant:"))
+    if results.is_finished:
+        blocks.append(Paragraph(_progress(results), "Runs:"))
+    blocks.append(Paragraph(_outcome(results, comparisons), "Outcome:"))
+    if diverged := _diverged(results):
+        blocks.append(Paragraph(diverged, "Diverged:"))
+    num_left_out = len({item.cell for item in results.left_out})
+    if num_left_out:
+        text = f"all or a part of {plural(num_left_out, 'run')}; the reasons stand below."
+        blocks.append(Paragraph(text, "Left out:"))
+    return blocks
+
+
+def _compared(results: SweepResults) -> str:
+    plan = results.plan
+    baseline, *others = plan.variants
+    sizes = f"batch size{'s' if len(plan.batch_sizes) > 1 else ''} {joined(plan.batch_sizes)}"
+    seeds = f"{plural(len(plan.seeds), 'training seed')} ({joined(plan.seeds)})"
+    if others:
+        text = f"{joined(others)} with {baseline}, the baseline, at {sizes}, with {seeds}"
+    else:
+        text = f"{baseline} alone, at {sizes}, with {seeds}"
+    return f"{text}: {plural(len(plan.cells), 'run')} in all. {_metric(results)}"
+
+
+def _metric(results: SweepResults) -> str:
+    settings = results.settings
+    if not settings:
+        return "No run has been evaluated yet."
+    text = (
+        f"The metric is {results.metric_name}, between {settings['num_images']} sampled images and all training "
+        "images; lower is better."
+    )
+    if settings["metric"] == "fid":
+        return text
+    return (
+        f"{text} It is a Fréchet distance in the features of the extractor {settings['extractor']} and not FID, which is "
+        "defined by Inception's; it compares only with numbers from the same features."
+    )
+
+
+def _held_constant(results: SweepResults) -> str:
+    plan = results.plan
+    steps = {cell.batch_size: cell.num_steps for cell in plan.cells}
+    amount = number(plan.config.get("budget_amount"))
+    least, most = plan.batch_sizes[0], plan.batch_sizes[-1]
+    if plan.config.get("budget") == "images":
+        text = f"Every run sees {amount:,.0f} images"
+        if most > least:
+            text += f", in {steps[least]:,} optimizer steps at batch size {least} and {steps[most]:,} at {most}"
+    else:
+        text = f"Every run makes {steps[least]:,} optimizer steps"
+        if most > least:
+            seen = [size * steps[size] for size in (least, most)]
+            text += f", and sees {seen[0]:,} images at batch size {least} and {seen[1]:,} at {most}"
+    words = str(plan.config.get("held_constant") or "").strip()
+    own = f' In the words of the sweep: "{words[:600]}"' if words else ""
+    return f"{text}. {_learning_rate(results)} {_ema(results)}{own}"
+
+
+def _learning_rate(results: SweepResults) -> str:
+    cells = results.plan.cells
+    rule = {"constant": "constant", "sqrt": "square-root", "linear": "linear"}.get(
+        str(results.plan.config.get("lr_rule")), "unknown"
+    )
+    rates = {
+        cell.batch_size: {c.learning_rate for c in cells if c.batch_size == cell.batch_size}
+        for cell in cells
+    }
+    if len({rate for found in rates.values() for rate in found}) == 1:
+        return f"The learning rate is {cells[0].learning_rate:.4g} at every batch size."
+    listed = joined(
+        f"{joined((f'{rate:.4g}' for rate in sorted(found)), ' or ')} at {size}"
+        for size, found in sorted(rates.items())
+    )
+    return f"The learning rate follows the {rule} rule: {listed}."
+
+
+def _ema(results: SweepResults) -> str:
+    """Say how weights are averaged, as the runs' own configs have it."""
+    found = {
+        (number(ema.get("decay")), number(ema.get("halflife_images")))
+        for cell in results.cells
+        if isinstance(ema := cell.config.get("ema"), dict)
+    }
+    halflife = number(results.plan.config.get("ema_halflife_images"))
+    if not found and halflife > 0:
+        found = {(0.0, halflife)}
+    if len(found) != 1:
+        return "The averaging of weights (EMA) differs between runs." if found else ""
+    decay, halflife = found.pop()
+    if halflife > 0:
+        return f"The average of weights (EMA) has a half-life of {halflife:,.0f} images at every batch size."
+    return (
+        f"The average of weights (EMA) decays by {decay:g} a step, so its memory, counted in images, grows with "
+        "the batch size."
+    )
+
+
+def _progress(results: SweepResults) -> str:
+    counts = Counter(results.states.values())
+    told = joined(f"{counts[state]} {state}" for state in STATES if counts[state])
+    text = f"{len(results.states)} planned: {told}."
+    if not results.is_finished:
+        ended = sum(counts[state] for state in ENDED)
+        text += f" {ended} of {len(results.states)} have ended; what follows will change as the others do."
+    if counts["diverged"]:
+        text += " Divergence is a result: it is counted, and never tried again."
+    return text
+
+
+def _outcome(results: SweepResults, comparisons: Sequence[Comparison]) -> str:
+    if len(results.plan.variants) < 2:
+        return "one variant, nothing to compare."
+    if not comparisons:
+        return "no run has a comparable evaluation yet."
+    metric, baseline = results.metric_name, results.plan.variants[0]
+    words = {
+        LOWER: f"with a lower (better) {metric}",
+        HIGHER: f"with a higher (worse) {metric}",
+        UNSETTLED: "on which the two tests disagree",
+        NOT_SHOWN: "with no difference that these seeds can show",
+        UNTESTED: "that could not be tested",
+    }
+    parts = []
+    for verdict, text in words.items():
+        found = [c for c in comparisons if c.verdict == verdict]
+        named = "" if verdict == NOT_SHOWN else f" ({_named(found)})"
+        if found:
+            parts.append(f"{len(found)} {text}{named}")
+    return f"{plural(len(comparisons), 'comparison')} with {baseline}: {'; '.join(parts)}."
+
+
+def _named(comparisons: Sequence[Comparison]) -> str:
+    """Return "dia_lstm at batch size 8 and 16, dia_lstm_light at 8"."""
+    sizes: dict[str, list[int]] = {}
+    for c in comparisons:
+        sizes.setdefault(c.ours.variant, []).append(c.batch_size)
+    return ", ".join(f"{variant} at batch size {joined(found)}" for variant, found in sizes.items())
+
+
+def _diverged(results: SweepResults) -> str:
+    """Return which variants lost how many seeds where; "" where none did."""
+    parts = []
+    for variant in results.plan.variants:
+        for size in results.plan.batch_sizes:
+            if lost := results.count("diverged", variant, size):
+                planned = len(results.rows(variant, size))
+                parts.append(f"{lost} of {planned} of {variant} at batch size {size}")
+    return f"{joined(parts)}." if parts else ""
