@@ -19,7 +19,7 @@ from synthetic_sweeps import (
 )
 
 from uvit_dia.errors import InputError
-from uvit_dia.results import COLUMNS, SweepResults, read_results, results_csv
+from uvit_dia.reporting.results import COLUMNS, SweepResults, read_results, results_csv
 
 STEPS = 2000  # of a run at batch size 32
 

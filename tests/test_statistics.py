@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uvit_dia import comparisons
-from uvit_dia.comparison_text import headline, joined, sentence, shown, shown_interval, shown_p
-from uvit_dia.comparisons import (
+from uvit_dia.reporting import comparisons
+from uvit_dia.reporting.comparison_text import (
+    headline,
+    joined,
+    sentence,
+    shown,
+    shown_interval,
+    shown_p,
+)
+from uvit_dia.reporting.comparisons import (
     HIGHER,
     LOWER,
     NOT_SHOWN,
@@ -19,8 +26,8 @@ from uvit_dia.comparisons import (
     compare,
     correct,
 )
-from uvit_dia.power import detectable_effect, power_of_test, seeds_needed
-from uvit_dia.statistics import (
+from uvit_dia.reporting.power import detectable_effect, power_of_test, seeds_needed
+from uvit_dia.reporting.statistics import (
     UNKNOWN_EFFECT,
     Effect,
     Summary,

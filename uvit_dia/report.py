@@ -16,10 +16,10 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
-from uvit_dia.comparisons import compare_variants
 from uvit_dia.errors import InputError
 from uvit_dia.files import write_atomically
-from uvit_dia.results import ENDED, SweepResults, read_results, results_csv
+from uvit_dia.reporting.comparisons import compare_variants
+from uvit_dia.reporting.results import ENDED, SweepResults, read_results, results_csv
 
 PACKAGES = ("matplotlib", "pandas", "scipy")
 USAGE = """Write the report of a batch-size sweep: tables, statistics, figures.
@@ -46,12 +46,12 @@ def write_report(folder: Path, output: Path) -> SweepResults:
             f"{folder}: none of the sweep's {len(results.states)} runs has ended yet; there is nothing to report"
         )
     _make_folder(output / "figures")
-    from uvit_dia.comparison_text import joined
-    from uvit_dia.figures import draw_pictures
-    from uvit_dia.page import Block, Heading, to_html, to_markdown
-    from uvit_dia.report_summary import summary_blocks
-    from uvit_dia.report_tables import settings_block, table_blocks
-    from uvit_dia.report_text import (
+    from uvit_dia.reporting.comparison_text import joined
+    from uvit_dia.reporting.figures import draw_pictures
+    from uvit_dia.reporting.page import Block, Heading, to_html, to_markdown
+    from uvit_dia.reporting.summary import summary_blocks
+    from uvit_dia.reporting.tables import settings_block, table_blocks
+    from uvit_dia.reporting.text import (
         left_out_blocks,
         machine_blocks,
         outcome_blocks,

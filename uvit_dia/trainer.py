@@ -164,7 +164,7 @@ class Trainer:
     def _raise_if_diverged(self) -> None:
         bad_step = int(self._bad_step.item())
         if bad_step >= 0:
-            self.log.record(self.step, {"nonfinite_step": bad_step})
+            self.log.record(self.step, {"nonfinite": 1, "nonfinite_step": bad_step})
             raise DivergedError(
                 f"loss or gradient became non-finite at step {bad_step}; the weights were not updated with it. "
                 f"Last checkpoint: {self.checkpoints.newest_name()}"

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from uvit_dia.result_files import CellFiles, Line, number
+from uvit_dia.reporting.result_files import CellFiles, Line, number
 
 SETTLED_SHARE = 0.1  # of the steps, from the start, that some measures leave out
 FINAL_SHARE = 0.1  # of the log lines, from the end, over which the final loss is the mean

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uvit_dia.comparison_text import joined, plural, shown, shown_interval
-from uvit_dia.comparisons import Comparison
-from uvit_dia.page import Block, Heading, Table
-from uvit_dia.results import SweepResults
-from uvit_dia.statistics import summarize
+from uvit_dia.reporting.comparison_text import joined, plural, shown, shown_interval
+from uvit_dia.reporting.comparisons import Comparison
+from uvit_dia.reporting.page import Block, Heading, Table
+from uvit_dia.reporting.results import SweepResults
+from uvit_dia.reporting.statistics import summarize
 
 
 def table_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> list[Block]:

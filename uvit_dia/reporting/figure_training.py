@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from uvit_dia.cell_measures import SETTLED_SHARE
-from uvit_dia.figure_style import INK, PAPER, WIDTH, add_legend, log_axis, look, style
-from uvit_dia.result_files import CellFiles, number
-from uvit_dia.results import SweepResults
+from uvit_dia.reporting.cell_measures import SETTLED_SHARE
+from uvit_dia.reporting.figure_style import INK, PAPER, WIDTH, add_legend, log_axis, look, style
+from uvit_dia.reporting.result_files import CellFiles, number
+from uvit_dia.reporting.results import SweepResults
 
 MAX_CURVE_POINTS = 150
 LOG_RATIO = 3.0  # an axis is logarithmic where its largest value is so many times its smallest

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
-from uvit_dia.figure_style import GRID, WIDTH, style
-from uvit_dia.result_files import SAMPLE_NAME, CellFiles, number
-from uvit_dia.results import SweepResults
+from uvit_dia.reporting.figure_style import GRID, WIDTH, style
+from uvit_dia.reporting.result_files import SAMPLE_NAME, CellFiles, number
+from uvit_dia.reporting.results import SweepResults
 
 LABEL_POINTS = 9.0
 MAX_SIDE = 4096  # pixels; a larger preview is not read

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from uvit_dia.comparison_text import joined, plural
-from uvit_dia.comparisons import HIGHER, LOWER, NOT_SHOWN, UNSETTLED, UNTESTED, Comparison
-from uvit_dia.page import Block, Heading, Paragraph
-from uvit_dia.result_files import number
-from uvit_dia.results import ENDED, STATES, SweepResults
+from uvit_dia.reporting.comparison_text import joined, plural
+from uvit_dia.reporting.comparisons import HIGHER, LOWER, NOT_SHOWN, UNSETTLED, UNTESTED, Comparison
+from uvit_dia.reporting.page import Block, Heading, Paragraph
+from uvit_dia.reporting.result_files import number
+from uvit_dia.reporting.results import ENDED, STATES, SweepResults
 
 
 def summary_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> list[Block]:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from uvit_dia.figure_style import INK, WIDTH, add_legend, log_axis, look, style
-from uvit_dia.results import SweepResults
+from uvit_dia.reporting.figure_style import INK, WIDTH, add_legend, log_axis, look, style
+from uvit_dia.reporting.results import SweepResults
 
 DODGE = 0.11  # octaves between neighbouring variants, so that their error bars stand side by side
 MAX_WIDTH = 0.55  # octaves that all variants of a batch size may take

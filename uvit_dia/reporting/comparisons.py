@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from uvit_dia.power import detectable_effect, seeds_needed
-from uvit_dia.results import SweepResults
-from uvit_dia.statistics import (
+from uvit_dia.reporting.power import detectable_effect, seeds_needed
+from uvit_dia.reporting.results import SweepResults
+from uvit_dia.reporting.statistics import (
     ALPHA,
     Effect,
     Summary,

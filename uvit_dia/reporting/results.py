@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uvit_dia.cell_measures import log_measures, metric_measures
-from uvit_dia.comparable import LeftOut, comparable_evaluations, sample_seeds
-from uvit_dia.result_files import CellFiles, Line, SweepPlan, read_cell, read_plan
+from uvit_dia.reporting.cell_measures import log_measures, metric_measures
+from uvit_dia.reporting.comparable import LeftOut, comparable_evaluations, sample_seeds
+from uvit_dia.reporting.result_files import CellFiles, Line, SweepPlan, read_cell, read_plan
 
 if TYPE_CHECKING:
     import pandas as pd

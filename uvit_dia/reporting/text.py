@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from uvit_dia.comparison_text import headline, sentence
-from uvit_dia.comparisons import Comparison
-from uvit_dia.page import Block, Bullets, Heading, Paragraph, Table
-from uvit_dia.result_files import Line
-from uvit_dia.results import SweepResults
+from uvit_dia.reporting.comparison_text import headline, sentence
+from uvit_dia.reporting.comparisons import Comparison
+from uvit_dia.reporting.page import Block, Bullets, Heading, Paragraph, Table
+from uvit_dia.reporting.result_files import Line
+from uvit_dia.reporting.results import SweepResults
 
 MAX_LEFT_OUT = 200  # lines of the table; more are counted only
 

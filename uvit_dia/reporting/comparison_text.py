@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable
 
-from uvit_dia.comparisons import HIGHER, LOWER, UNSETTLED, UNTESTED, Comparison, Side
-from uvit_dia.statistics import ALPHA
+from uvit_dia.reporting.comparisons import HIGHER, LOWER, UNSETTLED, UNTESTED, Comparison, Side
+from uvit_dia.reporting.statistics import ALPHA
 
 MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"

@@ -5,7 +5,7 @@ Effects are true differences of means in standard deviations of one seed, what H
 
 import math
 
-from uvit_dia.statistics import ALPHA, noncentral_t_cdf
+from uvit_dia.reporting.statistics import ALPHA, noncentral_t_cdf
 
 POWER = 0.8
 MAX_SEEDS = 100_000  # where a search for a number of seeds gives up

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from uvit_dia.figure_columns import column_figure, metric_figure, noise_figure
-from uvit_dia.figure_samples import samples_figure
-from uvit_dia.figure_style import png_bytes, svg_bytes
-from uvit_dia.figure_training import gradient_figure, loss_figure
-from uvit_dia.page import Picture
-from uvit_dia.results import SweepResults
+from uvit_dia.reporting.figure_columns import column_figure, metric_figure, noise_figure
+from uvit_dia.reporting.figure_samples import samples_figure
+from uvit_dia.reporting.figure_style import png_bytes, svg_bytes
+from uvit_dia.reporting.figure_training import gradient_figure, loss_figure
+from uvit_dia.reporting.page import Picture
+from uvit_dia.reporting.results import SweepResults
 
 SIDE_BY_SIDE = "Variants stand a little beside each other at the same batch size so that they can be told apart. "
 ERROR_BARS = (

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uvit_dia.result_files import CellFiles, Line, PlannedCell, SweepPlan, number
+from uvit_dia.reporting.result_files import CellFiles, Line, PlannedCell, SweepPlan, number
 
 METRICS = ("fid", "fd")
 SETTINGS = (  # what two evaluations must have in common to be compared
