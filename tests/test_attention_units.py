@@ -189,6 +189,23 @@ def test_cells_agree_with_a_reference_in_float64(
     torch.testing.assert_close(maps.double(), expected_h[:, -1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_cells", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_flow_through_h_and_c_as_in_the_reference(name: str, num_cells: int) -> None:
+    """From the last attention map to the input of every step."""
+    settings = {} if name == "lstm" else {"reduction": 1}
+    cell = make_cell(name, activation="tanh", num_cells=num_cells, **settings)
+    steps = inputs(4, BATCH, N).requires_grad_()
+    state = cell.initial_state(BATCH, steps.device)
+    for s in steps:
+        attention_map, state = cell(s, state)
+    (found,) = torch.autograd.grad(attention_map.square().sum(), steps)
+    h, _ = reference(name, cell, steps, reduction=1, activation="tanh")
+    (expected,) = torch.autograd.grad(h[-1, -1].square().sum(), steps)
+    assert expected.flatten(1).abs().amax(dim=1).min() > 1e-5  # no step is without influence
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_light_cell_repeats_the_reduced_vector_along_the_channels() -> None:
     """Entry j of the reduced vector, of N / r, serves channels j, j + N / r, j + 2 N / r, ..."""
     cell = DIALSTMLightCell(8, reduction=4)

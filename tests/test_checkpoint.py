@@ -210,6 +210,17 @@ def test_a_file_that_cannot_be_read_counts_as_damaged(
     assert f"{broken}: Input/output error" in warnings[0]
 
 
+def test_a_file_of_another_size_is_told_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, 10) / "config.json"  # the first one that is looked at
+    size = path.stat().st_size
+    half(path)
+    monkeypatch.setattr(checkpoint, "sha256_file", lambda file: pytest.fail(f"read {file}"))
+    with pytest.raises(CorruptFileError, match=f"has {size // 2} bytes, its manifest says {size}"):
+        verify(path.parent)
+
+
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     save(tmp_path, 10)
     flip(save(tmp_path, 20) / "model.safetensors")

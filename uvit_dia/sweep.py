@@ -15,9 +15,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from uvit_dia import cli
+from uvit_dia.config import flatten, nearest
 from uvit_dia.errors import InputError
 from uvit_dia.sweep_cells import SCRIPTS, pasteable
-from uvit_dia.sweep_config import Sweep, make_sweep
+from uvit_dia.sweep_config import SWEEP_SCHEMA, Sweep, make_sweep
 from uvit_dia.sweep_folder import FINAL_STATES, compare
 from uvit_dia.sweep_status import plan_table, read_status, status_table
 
@@ -63,6 +64,7 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
+    _refuse_unknown_keys(argv)
     values = cli.new_flags()
     cli.define_config_flag(values, argv)
     flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=values)
@@ -80,6 +82,17 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_bool("watch", False, "Show it again and again.", flag_values=values)
     cli.parse_flags(values, argv, __doc__ or "")
     return values
+
+
+def _refuse_unknown_keys(argv: list[str]) -> None:
+    """Refuse overrides `--config.KEY` of keys that no sweep config has."""
+    known = flatten(SWEEP_SCHEMA)
+    for word in argv[1:]:
+        flag = word.partition("=")[0].lstrip("-")
+        if word.startswith("-") and flag.startswith("config."):
+            key = flag.removeprefix("config.")
+            if key not in known and not key.startswith(("variants.", "overrides.")):
+                raise InputError(f"unknown config key {key[:80]}{nearest(key, known)}")
 
 
 def _read_config(values: flags.FlagValues) -> tuple[ConfigDict, Path]:

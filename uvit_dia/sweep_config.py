@@ -5,6 +5,7 @@ A sweep config is an ml_collections file in `configs/sweeps/`. Like the config o
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,10 +154,9 @@ def check_sweep_config(config: ConfigDict) -> None:
     _check_overrides("overrides", overrides, reserved)
     _check_variants(variants, config.baseline, reserved)
     for name in ("batch_sizes", "seeds"):
-        values = tree[name]
-        doubled = [value for value in dict.fromkeys(values) if values.count(value) > 1]
-        if doubled:
-            raise InputError(f"{name} has {doubled[0]} twice: the grid would have duplicate cells")
+        value, count = Counter(tree[name]).most_common(1)[0]
+        if count > 1:
+            raise InputError(f"{name} has {value} twice: the grid would have duplicate cells")
     if (config.ema_rule == "halflife_images") != (config.ema_halflife_images > 0):
         raise InputError(
             f"ema_halflife_images = {config.ema_halflife_images} with ema_rule = {config.ema_rule!r}; "

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from absl import flags
-from train import note_call  # the stand-in beside this file
 
+from train import note_call  # the stand-in beside this file
 from uvit_dia import cli
 from uvit_dia.files import sha256_file
 
