@@ -482,7 +482,7 @@ def test_a_diverged_run_says_so_and_again(tmp_path: Path) -> None:
         assert found["reason"] in ended.last_line
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000004"]
         assert [line["step"] for line in log_lines(tmp_path)] == [2, 4, 6, 6]
-        assert log_lines(tmp_path)[-1] == {"step": 6, "nonfinite_step": 6}
+        assert log_lines(tmp_path)[-1] == {"step": 6, "nonfinite": 1, "nonfinite_step": 6}
 
 
 def _train_and_raise(arguments: list[str], error: Exception) -> None:
