@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: install quickstart test slow slurm lint format clean
+.PHONY: install quickstart test slow lint format clean
 
 install: $(VENV)/.installed
 
@@ -34,10 +34,6 @@ test: install
 # What takes minutes: the quickstart's quality check among others.
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm" --timeout 1800
-
-# A sweep on a real Slurm, started and stopped by the test; as root, with Debian's slurm-wlm and munge.
-slurm: install
-	$(BIN)/python -m pytest -m slurm tests/slurm --timeout 900
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,6 +1,13 @@
 """Quickstart: a small U-ViT with one shared DIA-LSTM learns scikit-learn's 1,797 real digits on a CPU.
 
-python train.py --config configs/digits_uvit_dia.py
+    python train.py --config configs/digits_uvit_dia.py --workdir runs/quickstart
+    python eval_fid.py --checkpoint runs/quickstart --num_images 500
+
+What fits 8x8 grey images, and why: on so few pixels the linear schedule spends most timesteps on pure noise, and an
+epsilon prediction says little there; so the cosine schedule with v prediction. A learning rate that falls to
+zero gives clean samples in a short run (2e-3 at its highest; in our trials 1e-3 learnt too slowly, 4e-3 too coarsely). The
+unit starts as the identity, which learnt faster in them than the paper's gate; `gate_init="paper"` is one override
+away. Cost and result: see the README.
 """
 
 from ml_collections import ConfigDict
@@ -65,7 +72,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict(
         {
             "batch_size": 64,
-            "num_steps": 8000,
+            "num_steps": 6000,
             "accumulation_steps": 1,
             "mixed_precision": "no",
             "compile": False,
@@ -81,7 +88,7 @@ def get_config() -> ConfigDict:
     config.sample = ConfigDict(
         {
             "sampler": "dpmpp_2m",
-            "num_steps": 50,
+            "num_steps": 20,
             "eta": 0.0,
             "variance_type": "fixed_large",
             "clip_sample": True,

@@ -475,7 +475,7 @@ def test_changes_of_a_resumed_run(key: str) -> None:
 def test_under_a_cosine_the_number_of_steps_may_not_change() -> None:
     saved, wanted = changed({}), changed({"train.num_steps": 9000, "train.log_every_steps": 7})
     assert saved.optimizer.lr_schedule == "cosine"
-    assert forbidden_changes(saved, wanted) == ["train.num_steps: 8000 -> 9000"]
+    assert forbidden_changes(saved, wanted) == [f"train.num_steps: {saved.train.num_steps} -> 9000"]
 
 
 def test_all_forbidden_changes_are_listed() -> None:

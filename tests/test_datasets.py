@@ -355,13 +355,14 @@ def test_parquet_of_plain_bytes_without_labels(tmp_path: Path) -> None:
 
 
 def test_parquet_folder_with_splits_in_several_files(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "data/train-00001.parquet", {"img": cells(2, 3), "label": [2, 3]})
-    write_parquet(tmp_path / "data/train-00000.parquet", {"img": cells(0, 1), "label": [0, 1]})
-    write_parquet(tmp_path / "data/test-00000.parquet", {"img": cells(4), "label": [4]})
+    for k in range(6):  # listed by the file system in any order
+        columns = {"img": cells(2 * k, 2 * k + 1), "label": [2 * k, 2 * k + 1]}
+        write_parquet(tmp_path / f"data/train-{k:05d}.parquet", columns)
+    write_parquet(tmp_path / "data/test-00000.parquet", {"img": cells(99), "label": [4]})
     train, test = must_load("parquet", tmp_path), must_load("parquet", tmp_path, "test")
-    assert_same(train.images, channels_first(*(pixels(i) for i in range(4))))
-    assert labels_of(train) == [0, 1, 2, 3]
-    assert_same(test.images, channels_first(pixels(4)))
+    assert_same(train.images, channels_first(*(pixels(i) for i in range(12))))
+    assert labels_of(train) == list(range(12))
+    assert_same(test.images, channels_first(pixels(99)))
     assert labels_of(test) == [4]
 
 
@@ -443,10 +444,10 @@ def test_folder_of_classes(tmp_path: Path) -> None:
 
 
 def test_folder_without_classes(tmp_path: Path) -> None:
-    write_image(tmp_path / "b.png", pixels(1))
-    write_image(tmp_path / "a.png", pixels(0))
+    for k in range(8):
+        write_image(tmp_path / f"{k}.png", pixels(k))
     image_set = must_load("folder", tmp_path)
-    assert_same(image_set.images, channels_first(pixels(0), pixels(1)))
+    assert_same(image_set.images, channels_first(*(pixels(k) for k in range(8))))
     assert image_set.labels is None
     assert image_set.class_names == ()
 
