@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import submitit  # noqa: F401  closes all logging handlers, absl's with pytest's stderr: so early
 from forked import Child
 
 from uvit_dia import cli

@@ -62,7 +62,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
         "report family",
         ("report", "reporting*"),
     ),
-    ("sweep family", ("sweep*",)),
+    ("sweep family", ("sweep", "sweeping*")),
     ("analysis family", ("analysis*",)),
     ("scripts", ("train", "sample", "eval_fid")),
 ]

@@ -17,9 +17,9 @@ from uvit_dia.ema import ema_decay
 from uvit_dia.errors import InputError
 from uvit_dia.files import write_json
 from uvit_dia.sweep import main
-from uvit_dia.sweep_cells import SCRIPTS, flag_text
-from uvit_dia.sweep_config import Sweep, make_sweep, read_run_config
-from uvit_dia.sweep_folder import (
+from uvit_dia.sweeping.cells import SCRIPTS, flag_text
+from uvit_dia.sweeping.config import Sweep, make_sweep, read_run_config
+from uvit_dia.sweeping.folder import (
     CELL_LOCK,
     CELL_STATES,
     describe,

@@ -121,7 +121,7 @@ def refusal(config: Path, workdir: Path, *flags: str) -> str:
 def test_bad_sweeps_are_refused_before_anything_is_loaded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "uvit_dia.sweep_run", None)  # importing it would fail
+    monkeypatch.setitem(sys.modules, "uvit_dia.sweeping.run", None)  # importing it would fail
     changes, message = BAD[kind]
     assert message in refusal(write_sweep(tmp_path, **changes), tmp_path / "w")
 

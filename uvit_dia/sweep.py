@@ -17,10 +17,10 @@ from ml_collections import ConfigDict, config_flags
 from uvit_dia import cli
 from uvit_dia.config import flatten, nearest
 from uvit_dia.errors import InputError
-from uvit_dia.sweep_cells import SCRIPTS, pasteable
-from uvit_dia.sweep_config import SWEEP_SCHEMA, Sweep, make_sweep
-from uvit_dia.sweep_folder import FINAL_STATES, compare
-from uvit_dia.sweep_status import plan_table, read_status, status_table
+from uvit_dia.sweeping.cells import SCRIPTS, pasteable
+from uvit_dia.sweeping.config import SWEEP_SCHEMA, Sweep, make_sweep
+from uvit_dia.sweeping.folder import FINAL_STATES, compare
+from uvit_dia.sweeping.status import plan_table, read_status, status_table
 
 CLUSTERS = ("local", "slurm")
 WATCH_SECONDS = 2.0
@@ -58,7 +58,7 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
         show_plan(sweep, workdir, max_parallel or (1 if cluster == "local" else len(sweep.cells)))
         return
 
-    from uvit_dia.sweep_run import run_sweep
+    from uvit_dia.sweeping.run import run_sweep
 
     run_sweep(sweep, workdir, cluster=cluster, max_parallel=max_parallel)
 

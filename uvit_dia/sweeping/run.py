@@ -7,14 +7,14 @@ from pathlib import Path
 
 from uvit_dia.errors import CommandError, StoppedEarly
 from uvit_dia.run_folder import RunFolder
-from uvit_dia.sweep_cells import SCRIPTS, Cell
-from uvit_dia.sweep_config import Sweep
-from uvit_dia.sweep_folder import FINAL_STATES, compare, read_cell_json, write_sweep_json
-from uvit_dia.sweep_job import CellTask
-from uvit_dia.sweep_launch import Cluster, Progress, make_task, run_cells
-from uvit_dia.sweep_local import LocalCluster, import_submitit, remove_jobs_folders
-from uvit_dia.sweep_slurm import SlurmCluster, check_slurm
-from uvit_dia.sweep_status import read_status, summary
+from uvit_dia.sweeping.cells import SCRIPTS, Cell
+from uvit_dia.sweeping.config import Sweep
+from uvit_dia.sweeping.folder import FINAL_STATES, compare, read_cell_json, write_sweep_json
+from uvit_dia.sweeping.job import CellTask
+from uvit_dia.sweeping.launch import Cluster, Progress, make_task, run_cells
+from uvit_dia.sweeping.local import LocalCluster, import_submitit, remove_jobs_folders
+from uvit_dia.sweeping.slurm import SlurmCluster, check_slurm
+from uvit_dia.sweeping.status import read_status, summary
 
 MAX_NAMED_FAILURES = 2
 
@@ -48,7 +48,7 @@ def run_sweep(sweep: Sweep, workdir: Path, *, cluster: str, max_parallel: int | 
     print(f"{len(sweep.cells) - len(missing)} of {len(sweep.cells)} cells have their result")
     progress = Progress({}, {})
     if missing:
-        from uvit_dia.sweep_preflight import check_machine  # torch is imported from here on
+        from uvit_dia.sweeping.preflight import check_machine  # torch is imported from here on
 
         machine = check_machine(sweep, missing, workdir)
         folder = folder or _locked(workdir)

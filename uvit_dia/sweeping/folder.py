@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from uvit_dia.config import flatten, forbidden_changes, read_config_json, to_plain
 from uvit_dia.errors import InputError
 from uvit_dia.files import write_json
-from uvit_dia.sweep_cells import CELLS_FOLDER
-from uvit_dia.sweep_config import Sweep
+from uvit_dia.sweeping.cells import CELLS_FOLDER
+from uvit_dia.sweeping.config import Sweep
 
 FORMAT = 1
 CELL_STATES = ("waiting", "running", "preempted", "done", "diverged", "failed")

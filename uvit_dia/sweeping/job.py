@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvit_dia.errors import EXIT_BAD_INPUT, EXIT_DIVERGED
-from uvit_dia.sweep_command import CommandRunner, Stopped
-from uvit_dia.sweep_evaluations import (
+from uvit_dia.sweeping.command import CommandRunner, Stopped
+from uvit_dia.sweeping.evaluations import (
     drop_torn_line,
     evaluation_facts,
     evaluations_by_seed,
     final_weights,
 )
-from uvit_dia.sweep_folder import (
+from uvit_dia.sweeping.folder import (
     CELL_LOCK,
     FINAL_STATES,
     read_cell_json,

@@ -1,4 +1,4 @@
-"""What a sweep is: its config, and the check of it and of every run that it expands to (`sweep_grid.py`).
+"""What a sweep is: its config, and the check of it and of every run that it expands to (`grid.py`).
 
 A sweep config is an ml_collections file in `configs/sweeps/`. Like the config of a run it is complete: every key of
 `SWEEP_SCHEMA`, the groups `variants` and `overrides`, and no other. This module needs neither torch nor submitit.
@@ -27,8 +27,8 @@ from uvit_dia.config import (
     to_plain,
 )
 from uvit_dia.errors import InputError
-from uvit_dia.sweep_cells import Cell, Evaluation, Launch, flag_text
-from uvit_dia.sweep_grid import expand
+from uvit_dia.sweeping.cells import Cell, Evaluation, Launch, flag_text
+from uvit_dia.sweeping.grid import expand
 
 MAX_CELLS = 10_000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}")

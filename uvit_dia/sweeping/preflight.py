@@ -21,8 +21,8 @@ from uvit_dia.errors import InputError, StorageError
 from uvit_dia.extractors import Extractor, find_extractor
 from uvit_dia.metrics import check_num_images
 from uvit_dia.sampler import make_scheduler
-from uvit_dia.sweep_cells import Cell, Evaluation
-from uvit_dia.sweep_config import Sweep
+from uvit_dia.sweeping.cells import Cell, Evaluation
+from uvit_dia.sweeping.config import Sweep
 
 T = TypeVar("T")
 

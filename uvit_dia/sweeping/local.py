@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from uvit_dia.errors import InputError
-from uvit_dia.sweep_job import CellJob, CellTask
+from uvit_dia.sweeping.job import CellJob, CellTask
 
 JOBS_PREFIX = ".jobs-"  # folders of submitit's files, made anew by each invocation
 NO_TIMEOUT_MINUTES = 60 * 24 * 3650
@@ -29,6 +29,7 @@ class LocalCluster:
     """
 
     poll_seconds = 0.1
+    settle_seconds = 0.0
 
     def __init__(self, workdir: Path, *, max_parallel: int, num_gpus: int) -> None:
         self.capacity = max_parallel
@@ -46,12 +47,16 @@ class LocalCluster:
                 self._jobs[task.name] = self._executor.submit(job)
 
     def _with_gpu(self, task: CellTask) -> CellTask:
-        """Give a cell the GPU with the fewest cells on it."""
-        if not self._gpus:
-            return task
-        gpu = min(self._gpus, key=lambda index: len(self._gpus[index]))
-        self._gpus[gpu].add(task.name)
-        return replace(task, environment={**task.environment, "CUDA_VISIBLE_DEVICES": _device(gpu)})
+        """Give a cell the GPU with the fewest cells on it, or all that this process sees.
+
+        It is said in any case, since submitit's local executor hides GPUs that it was not asked for.
+        """
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if self._gpus:
+            gpu = min(self._gpus, key=lambda index: len(self._gpus[index]))
+            self._gpus[gpu].add(task.name)
+            visible = str(gpu) if visible is None else visible.split(",")[gpu].strip()
+        return replace(task, environment={**task.environment, "CUDA_VISIBLE_DEVICES": visible})
 
     def ended(self, tasks: list[CellTask]) -> list[CellTask]:
         """Return the cells whose job is over."""
@@ -68,12 +73,6 @@ class LocalCluster:
     def last_words(self, task: CellTask) -> str:
         """Return the last line that the job of a cell wrote."""
         return last_line(self._jobs[task.name].stderr())
-
-
-def _device(gpu: int) -> str:
-    """Return the name of the n-th GPU that this process sees."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return str(gpu) if visible is None else visible.split(",")[gpu].strip()
 
 
 def import_submitit() -> ModuleType:

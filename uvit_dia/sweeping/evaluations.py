@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from uvit_dia.files import write_atomically
-from uvit_dia.sweep_folder import read_json
+from uvit_dia.sweeping.folder import read_json
 
 EVALUATED_WEIGHTS = "ema.safetensors"
 

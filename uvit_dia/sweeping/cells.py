@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CELLS_FOLDER = "cells"
-SCRIPTS = Path(__file__).resolve().parent.parent  # where train.py and eval_fid.py lie
+SCRIPTS = Path(__file__).resolve().parents[2]  # where train.py and eval_fid.py lie
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Running the cells of a sweep: which one is next, how each one ended, and what an interruption does.
 
-What runs a cell is a cluster: this machine (`sweep_local.py`) or Slurm (`sweep_slurm.py`), both through submitit.
+What runs a cell is a cluster: this machine (`local.py`) or Slurm (`slurm.py`), both through submitit.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -13,13 +12,14 @@ from typing import Protocol
 
 from uvit_dia.errors import StoppedEarly
 from uvit_dia.signals import StopRequest
-from uvit_dia.sweep_cells import Cell
-from uvit_dia.sweep_config import Sweep
-from uvit_dia.sweep_folder import read_cell_json, write_cell_json
-from uvit_dia.sweep_job import CellTask, seconds_of
+from uvit_dia.sweeping.cells import Cell
+from uvit_dia.sweeping.config import Sweep
+from uvit_dia.sweeping.folder import read_cell_json, write_cell_json
+from uvit_dia.sweeping.job import CellTask, seconds_of
 
 MAX_ATTEMPTS = 2  # of a cell in one invocation: one retry
 STOP_AGAIN_SECONDS = 1.0
+SETTLE_POLL_SECONDS = 0.5
 
 Say = Callable[[str], None]
 
@@ -30,10 +30,12 @@ class Cluster(Protocol):
     Attributes:
         capacity: how many cells it takes at once.
         poll_seconds: how often it is asked.
+        settle_seconds: how long after the end of a job its files may still look old from here.
     """
 
     capacity: int
     poll_seconds: float
+    settle_seconds: float
 
     def submit(self, tasks: list[CellTask]) -> None:
         """Start cells, or queue them."""
@@ -90,11 +92,7 @@ def make_task(sweep: Sweep, cell: Cell, workdir: Path, *, extractor_sha256: str)
             "num_steps": evaluation.num_steps,
             "extractor_sha256": extractor_sha256,
         },
-        # submitit's local executor hides GPUs that it was not asked for
-        environment={
-            **sweep.launch.environment(),
-            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        },
+        environment=dict(sweep.launch.environment()),
         launcher=None,
     )
 
@@ -168,7 +166,7 @@ def _stop_all(cluster: Cluster, running: list[CellTask]) -> None:
 
 def _outcome(task: CellTask, cluster: Cluster) -> tuple[str, dict]:
     """Return the state of a cell whose job has ended, and what else is known of it."""
-    found = read_cell_json(task.folder)
+    found = _settled(task, cluster.settle_seconds)
     state = str(found["state"])
     if (
         state == "preempted"
@@ -185,6 +183,16 @@ def _outcome(task: CellTask, cluster: Cluster) -> tuple[str, dict]:
         task.folder.mkdir(parents=True, exist_ok=True)
         write_cell_json(task.folder, state, **found)
     return state, found
+
+
+def _settled(task: CellTask, seconds: float) -> dict:
+    """Read what a job wrote at its end; give its file that much time to be seen from here."""
+    end = time.monotonic() + seconds
+    while True:
+        found = read_cell_json(task.folder)
+        if found["state"] not in ("waiting", "running") or time.monotonic() >= end:
+            return found
+        time.sleep(SETTLE_POLL_SECONDS)
 
 
 def _ending(name: str, state: str, facts: dict) -> str:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from uvit_dia.config import flatten
 from uvit_dia.errors import InputError
-from uvit_dia.sweep_cells import Cell
+from uvit_dia.sweeping.cells import Cell
 
 
 def expand(config: ConfigDict, base_config: ConfigDict) -> tuple[Cell, ...]:

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from uvit_dia.errors import InputError
 from uvit_dia.files import write_json
-from uvit_dia.sweep_folder import read_json
-from uvit_dia.sweep_job import CellJob, CellTask
-from uvit_dia.sweep_local import import_submitit, last_line, new_jobs_folder
+from uvit_dia.sweeping.folder import read_json
+from uvit_dia.sweeping.job import CellJob, CellTask
+from uvit_dia.sweeping.local import import_submitit, last_line, new_jobs_folder
 
 MAX_TIMEOUTS = 1000  # of a cell: each one goes on where the last one was ended
 SIGNAL_DELAY_SECONDS = 120  # how long before a timeout the training is asked to save
+SETTLE_SECONDS = 10.0  # network file systems show other machines' files with a delay
 COMMAND_TIMEOUT_SECONDS = 60
 OVER = (  # states of a job that does not come back; all others are or will be worked on
     "BOOT_FAIL",
@@ -70,6 +71,7 @@ class SlurmCluster:
     ) -> None:
         self.capacity = 10**9  # the array's own limit holds them back
         self.poll_seconds = poll_seconds
+        self.settle_seconds = SETTLE_SECONDS
         self._record = workdir / "slurm.json"
         self._executor = import_submitit().SlurmExecutor(
             folder=new_jobs_folder(workdir), max_num_timeout=MAX_TIMEOUTS
@@ -137,6 +139,7 @@ def _parameters(slurm: ConfigDict, max_parallel: int | None) -> dict[str, object
         "job_name": "uvit_dia_sweep",
         "time": slurm.timeout_minutes,
         "cpus_per_task": slurm.cpus_per_run,
+        "srun_args": [f"--cpus-per-task={slurm.cpus_per_run}"],  # from 22.05 on srun has to be told
         "signal_delay_s": SIGNAL_DELAY_SECONDS,
         "array_parallelism": max_parallel or 10**4,
         "additional_parameters": {"requeue": True},

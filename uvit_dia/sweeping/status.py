@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uvit_dia.errors import InputError
-from uvit_dia.sweep_config import Sweep
-from uvit_dia.sweep_folder import (
+from uvit_dia.sweeping.config import Sweep
+from uvit_dia.sweeping.folder import (
     CELL_LOCK,
     CELL_STATES,
     cell_folders,
