@@ -1,6 +1,7 @@
 """The report of a sweep: its words, its figures, its files, and its page in a browser."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -47,6 +48,30 @@ def text_of(folder: Path) -> str:
 
 
 # ------------------------------------------------------------------ what it says
+
+
+@pytest.mark.parametrize(
+    ("ema", "words"),
+    [
+        ((0.999, 0, 0.0), "half-life of 693 steps (decay 0.999); counted in images, its memory"),
+        (
+            (0.999, 0, 0.05),
+            "693 steps (decay 0.999), or 5% of the run so far where that is shorter;",
+        ),
+        ((0.0, 5000, 0.0), "half-life of 5,000 images at every batch size."),
+        ((0.0, 5000, 0.1), "5,000 images at every batch size, or 10% of the run so far where that"),
+    ],
+)
+def test_report_says_how_weights_were_averaged(
+    ema: tuple[float, int, float], words: str, tmp_path: Path
+) -> None:
+    cells = make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1))
+    keys = ("decay", "halflife_images", "rampup_ratio")
+    for cell in cells:
+        path = tmp_path / "cells" / cell["name"] / "config.json"
+        write_json(path, json.loads(path.read_text()) | {"ema": dict(zip(keys, ema, strict=True))})
+    write_report(tmp_path, tmp_path / "report")
+    assert words in text_of(tmp_path)
 
 
 def test_report_begins_with_what_was_compared_and_held_constant(full: Path) -> None:

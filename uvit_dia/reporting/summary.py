@@ -1,5 +1,6 @@
 """The first section of a sweep's report: what was compared, what was held constant, what came out, in plain words."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -97,21 +98,23 @@ def _learning_rate(results: SweepResults) -> str:
 def _ema(results: SweepResults) -> str:
     """Say how weights are averaged, as the runs' own configs have it."""
     found = {
-        (number(ema.get("decay")), number(ema.get("halflife_images")))
+        tuple(number(ema.get(key)) for key in ("decay", "halflife_images", "rampup_ratio"))
         for cell in results.cells
         if isinstance(ema := cell.config.get("ema"), dict)
     }
-    halflife = number(results.plan.config.get("ema_halflife_images"))
-    if not found and halflife > 0:
-        found = {(0.0, halflife)}
+    planned = number(results.plan.config.get("ema_halflife_images"))
+    if not found and planned > 0:
+        found = {(0.0, planned, 0.0)}
     if len(found) != 1:
         return "The averaging of weights (EMA) differs between runs." if found else ""
-    decay, halflife = found.pop()
+    decay, halflife, rampup = found.pop()
+    bound = f", or {rampup:.0%} of the run so far where that is shorter" if rampup > 0 else ""
     if halflife > 0:
-        return f"The average of weights (EMA) has a half-life of {halflife:,.0f} images at every batch size."
+        return f"The average of weights (EMA) has a half-life of {halflife:,.0f} images at every batch size{bound}."
+    steps = math.log(2) / -math.log(decay) if 0 < decay < 1 else 0.0
     return (
-        f"The average of weights (EMA) decays by {decay:g} a step, so its memory, counted in images, grows with "
-        "the batch size."
+        f"The average of weights (EMA) has a half-life of {steps:,.0f} steps (decay {decay:g}){bound}; counted in "
+        "images, its memory grows with the batch size."
     )
 
 
