@@ -31,10 +31,13 @@ def get_config() -> ConfigDict:
             "num_classes": -1,
             "conv": True,
             "skip": True,
+            "residual": True,
+            "layer_norm": True,
             "attention": "dia_lstm",
             "attention_options": {
                 "shared": True,
                 "reduction": 4,
+                "groups": 8,
                 "activation": "default",
                 "num_cells": 1,
                 "pool": "all",

@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from uvit_dia.models import attention_units
-from uvit_dia.models.attention_units import (
-    DEFAULT_OPTIONS,
+from uvit_dia.models import recurrent_cells
+from uvit_dia.models.attention_units import RecurrentUnit
+from uvit_dia.models.recurrent_cells import (
     UPPER_DROPOUT,
     DIALSTMCell,
     DIALSTMLightCell,
     LSTMCell,
     RecurrentCell,
-    RecurrentUnit,
-    make_attention_unit,
 )
+from uvit_dia.models.unit_factory import DEFAULT_OPTIONS, make_attention_unit
 
 GOLDEN = Path(__file__).parent / "golden" / "dia_lstm_r4.safetensors"
 N = 12
@@ -488,7 +487,7 @@ def test_dropout_stands_between_an_h_and_the_next_cell(
             entered.append(x)
         return F.linear(x, layer.weight, layer.bias)
 
-    monkeypatch.setattr(attention_units, "_linear_float32", spy)
+    monkeypatch.setattr(recurrent_cells, "linear_float32", spy)
     s = inputs(2000, N)
     masks = (inputs(1, 2000, N).abs() > 0.1257).float() / 0.9 if with_masks else None
     _, (h, _) = cell(s, cell.initial_state(2000, s.device), masks)
@@ -523,7 +522,7 @@ def test_dropout_stands_between_an_h_and_the_next_cell(
             lambda: make_unit(gate_init="identity", activation="relu"),
             "gate_init='identity' needs activation sigmoid or tanh",
         ),
-        (lambda: make_unit("se"), "attention must be one of none, lstm, dia_lstm.*got 'se'"),
+        (lambda: make_unit("sa"), "attention must be one of none, lstm, dia_lstm.*got 'sa'"),
         (lambda: make_unit("none"), "attention must be one of"),
     ],
 )

@@ -190,7 +190,7 @@ NAN = float("nan")
         ("model.conv", None),
         ("train.compile", 0),
         # choices
-        ("model.attention", "se"),
+        ("model.attention", "sa"),
         ("model.attention", True),
         ("model.attention", ("dia_lstm",)),
         ("model.attention", None),

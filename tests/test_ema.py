@@ -124,3 +124,15 @@ def test_ramp_up_ends_at_the_decay(settings: dict) -> None:
     assert sum(decay < final for decay in decays) == pytest.approx(
         float(torch.tensor(0.5).log() / torch.tensor(final).log()) / 0.05, abs=1.5
     )
+
+
+def test_buffers_are_copied() -> None:
+    """Running statistics belong to the weights of the moment; the average is sampled from with the last ones."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    average = EMA(model)
+    model(torch.randn(8, 3))
+    norm, copied = model[1], average.model[1]
+    assert not torch.equal(copied.running_var, norm.running_var)
+    average.update(0.9)
+    assert torch.equal(copied.running_var, norm.running_var)
+    assert copied.num_batches_tracked == 1

@@ -31,13 +31,16 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
             "config",
             "data",
             "files",
-            "models.attention_units",
+            "models.recurrent_cells",
             "noised_batch",
             "program_files",
             "signals",
             "train_settings",
         ),
     ),
+    ("units", ("models.attention_units",)),
+    ("units without a state", ("models.sams",)),
+    ("units by name", ("models.unit_factory",)),
     (
         "commands, images, folders",
         (

@@ -393,7 +393,7 @@ def test_without_skips_the_second_half_reads_the_trunk_alone() -> None:
         ({"in_chans": 0}, "in_chans .* got 0"),
         ({"mlp_ratio": 0.0}, r"at least 1, got 3 and 32 \* 0\.0"),
         ({"mlp_ratio": -1.0}, r"32 \* -1\.0"),
-        ({"attention": "se"}, "attention must be one of none, lstm, .* got 'se'"),
+        ({"attention": "sa"}, "attention must be one of none, lstm, .* got 'sa'"),
         ({**DIA, "options": {"share": True}}, "no key 'share'; it has shared, reduction"),
         ({**DIA, "options": {"reduction": 5}}, "divide the 32 channels, got 5"),
         ({**DIA, "options": {"blocks": [0, 5]}}, r"indices in 0 \.\. 4, got \[0, 5\]"),
@@ -409,6 +409,13 @@ def test_without_skips_the_second_half_reads_the_trunk_alone() -> None:
 def test_wrong_arguments_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_uvit(**changes)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9, 9), (2, 3, 8, 10), (2, 1, 8, 8), (3, 8, 8)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    """A convolution would crop an image of 9 pixels to 8."""
+    with pytest.raises(ValueError, match=r"shape \(B, 3, 8, 8\), got \(2|shape .* got \(3, 8, 8"):
+        make_uvit()(torch.zeros(shape), torch.zeros(shape[0]))
 
 
 def test_class_labels_belong_to_a_conditional_model() -> None:

@@ -79,6 +79,9 @@ def _metric_names(value: object) -> str | None:
 
 METRICS = ("fid", "kid", "isc", "prc")
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun", "pndm")
+RECURRENT_UNITS = ("lstm", "dia_lstm", "dia_lstm_light")
+OTHER_UNITS = ("se", "eca", "cbam", "srm", "spa", "sge", "spem", "sem")
+UNITS_WITH_REDUCTION = ("dia_lstm", "dia_lstm_light", "se", "cbam", "spa", "sem")
 DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
 
 SCHEMA: dict[str, Check | dict] = {
@@ -96,10 +99,13 @@ SCHEMA: dict[str, Check | dict] = {
         "num_classes": _integer(-1, 10**6),
         "conv": _boolean,
         "skip": _boolean,
-        "attention": _choice("none", "lstm", "dia_lstm", "dia_lstm_light"),
+        "residual": _boolean,
+        "layer_norm": _boolean,
+        "attention": _choice("none", *RECURRENT_UNITS, *OTHER_UNITS),
         "attention_options": {
             "shared": _boolean,
             "reduction": _integer(1, 65536),
+            "groups": _integer(1, 65536),
             "activation": _choice("default", "sigmoid", "tanh", "relu"),
             "num_cells": _integer(1, 64),
             "pool": _choice("all", "patches"),
@@ -255,23 +261,7 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         raise InputError(
             f"model.embed_dim = {model.embed_dim} is not a multiple of model.num_heads = {model.num_heads}"
         )
-    reduction = model.attention_options.reduction
-    if model.attention.startswith("dia_lstm") and model.embed_dim % reduction:
-        raise InputError(
-            f"model.attention_options.reduction = {reduction} does not divide model.embed_dim = {model.embed_dim}"
-        )
-    if (
-        model.attention_options.gate_init == "identity"
-        and model.attention_options.activation == "relu"
-    ):
-        raise InputError(
-            "model.attention_options.gate_init = 'identity' needs activation sigmoid or tanh"
-        )
-    blocks = parse_blocks(model.attention_options.blocks)
-    if blocks != "all" and max(blocks) > model.depth:
-        raise InputError(
-            f"model.attention_options.blocks names block {max(blocks)}; depth = {model.depth} has blocks 0 to {model.depth}"
-        )
+    _check_attention(model)
     if model.num_classes > 0:
         raise InputError(
             f"model.num_classes = {model.num_classes}: the trainer is unconditional so far; allowed is -1"
@@ -290,6 +280,33 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         )
     if config.data.name in ("parquet", "folder") and not config.data.path:
         raise InputError(f"data.path is empty; data.name = {config.data.name!r} needs a path")
+
+
+def _check_attention(model: ConfigDict) -> None:
+    """Check that the attention unit's options fit the unit and the network's width."""
+    name, options = model.attention, model.attention_options
+    if name in UNITS_WITH_REDUCTION and model.embed_dim % options.reduction:
+        raise InputError(
+            f"model.attention_options.reduction = {options.reduction} does not divide model.embed_dim = {model.embed_dim}"
+        )
+    if name == "sge" and model.embed_dim % options.groups:
+        raise InputError(
+            f"model.attention_options.groups = {options.groups} does not divide model.embed_dim = {model.embed_dim}"
+        )
+    if name in OTHER_UNITS and (options.activation, options.num_cells) != ("default", 1):
+        raise InputError(
+            f"model.attention_options.activation and num_cells belong to {', '.join(RECURRENT_UNITS)}; for {name!r} "
+            "allowed are 'default' and 1"
+        )
+    if options.gate_init == "identity" and options.activation == "relu":
+        raise InputError(
+            "model.attention_options.gate_init = 'identity' needs activation sigmoid or tanh"
+        )
+    blocks = parse_blocks(options.blocks)
+    if blocks != "all" and max(blocks) > model.depth:
+        raise InputError(
+            f"model.attention_options.blocks names block {max(blocks)}; depth = {model.depth} has blocks 0 to {model.depth}"
+        )
 
 
 def _check_tree(tree: dict, schema: dict, origin: str, prefix: str) -> None:

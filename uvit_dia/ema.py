@@ -50,7 +50,7 @@ def ema_decay(
 
 
 class EMA:
-    """An average of a model's parameters that starts at their first values.
+    """An average of a model's parameters that starts at their first values; buffers are copied, not averaged.
 
     torch's `AveragedModel` would do, but it moves its counter to the accelerator at every update, and so makes the
     host wait for the device at every step.
@@ -65,8 +65,11 @@ class EMA:
         self._sources: list[Tensor] = [
             p.detach() for p in model.parameters()
         ]  # share the model's storage
+        self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move the average towards the model: `ema = decay * ema + (1 - decay) * parameters`."""
         torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
+        for copied, source in self._buffers:  # running statistics of a batch normalisation
+            copied.copy_(source)

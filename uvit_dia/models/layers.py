@@ -52,6 +52,12 @@ def unpatchify(patches: Tensor, patch_size: int, img_size: int) -> Tensor:
     )
 
 
+def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a Linear layer in float32 even where its parameters are stored in a shorter type."""
+    bias = None if layer.bias is None else layer.bias.float()
+    return F.linear(x, layer.weight.float(), bias)
+
+
 class PatchEmbed(nn.Module):
     """Cut an image into patches and project each to an embedding (ViT, Eq. 1)."""
 

@@ -13,14 +13,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from uvit_dia.models.attention_units import (
-    ATTENTION_NAMES,
-    DEFAULT_OPTIONS,
-    RecurrentUnit,
-    UnitState,
-    make_attention_unit,
-)
+from uvit_dia.models.attention_units import AttentionUnit, UnitState
 from uvit_dia.models.layers import MLP, Attention, PatchEmbed, timestep_embedding, unpatchify
+from uvit_dia.models.unit_factory import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
 
 MAX_WEIGHT_FILE_BYTES = 4 * 2**30  # a larger foreign weight file is not a U-ViT
 
@@ -29,13 +24,22 @@ class Block(nn.Module):
     """A transformer block; `x + Attn(Norm1(x))`, then `x + MLP(unit(Norm2(x)))`; a skip comes in first, if any."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, skip: bool
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        skip: bool,
+        *,
+        residual: bool = True,
+        layer_norm: bool = True,
     ) -> None:
         super().__init__()
+        self.residual = residual
         self.skip_linear = nn.Linear(2 * dim, dim) if skip else None
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim) if layer_norm else nn.Identity()
         self.attn = Attention(dim, num_heads, qkv_bias)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim) if layer_norm else nn.Identity()
         self.mlp = MLP(dim, int(dim * mlp_ratio))
 
     def forward(
@@ -61,11 +65,14 @@ class Block(nn.Module):
         if self.skip_linear is not None:
             assert skip is not None  # such blocks stand in the second half
             x = self.skip_linear(torch.cat([x, skip], dim=-1))  # B L D
-        x = x + self.attn(self.norm1(x))  # B L D
+        x = self._add(x, self.attn(self.norm1(x)))  # B L D
         y = self.norm2(x)  # B L D
         if unit is not None:
             y, _, state = unit(y, state, block_index)  # B L D
-        return x + self.mlp(y), state
+        return self._add(x, self.mlp(y)), state
+
+    def _add(self, x: Tensor, change: Tensor) -> Tensor:
+        return x + change if self.residual else change
 
 
 class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bases disagree on a type
@@ -86,10 +93,15 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
         num_classes: number of classes of a class-conditional model; -1 for none.
         conv: whether a 3x3 convolution ends the network.
         skip: whether long skips join mirror blocks.
-        attention: "none", "lstm", "dia_lstm" or "dia_lstm_light".
+        residual: whether attention and MLP add to the tokens; False, an ablation, puts their output in the tokens'
+            place (after Figs. 13 and 14 of arXiv:2210.16101).
+        layer_norm: whether the network has LayerNorms; False, an ablation, leaves all of them out (after Table XVI).
+        attention: "none", or a unit: "lstm", "dia_lstm", "dia_lstm_light", "se", "eca", "cbam", "srm", "spa", "sge",
+            "spem" or "sem".
         attention_options: any of `shared` (True: one unit for all blocks, False: one a block), `reduction` (4),
-            `activation` ("default", "sigmoid", "tanh", "relu"), `num_cells` (1), `pool` ("all" tokens or "patches"),
-            `blocks` ("all" or a list of block indices) and `gate_init` ("paper" or "identity").
+            `groups` (8, of sge), `activation` ("default", "sigmoid", "tanh", "relu", of the recurrent cells),
+            `num_cells` (1, likewise), `pool` ("all" tokens or "patches"), `blocks` ("all" or a list of block
+            indices) and `gate_init` ("paper" or "identity").
 
     Raises:
         ValueError: if an argument is out of range or does not fit another.
@@ -99,7 +111,7 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
     # diffusers declares these as attributes of an instance
     _no_split_modules: ClassVar[list[str]] = ["Block"]  # type: ignore[misc,assignment]
     _repeated_blocks: ClassVar[list[str]] = ["Block"]  # type: ignore[misc]
-    attention_unit: Any  # a RecurrentUnit for all blocks, or a ModuleDict of one a block
+    attention_unit: Any  # an AttentionUnit for all blocks, or a ModuleDict of one a block
 
     @register_to_config
     def __init__(
@@ -116,6 +128,8 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
         num_classes: int = -1,
         conv: bool = True,
         skip: bool = True,
+        residual: bool = True,
+        layer_norm: bool = True,
         attention: str = "none",
         attention_options: dict | None = None,
     ) -> None:
@@ -140,7 +154,15 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
         num_tokens = self.num_extra_tokens + (img_size // patch_size) ** 2
 
         def make_block(has_skip: bool) -> Block:
-            return Block(embed_dim, num_heads, mlp_ratio, qkv_bias, has_skip)
+            return Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                qkv_bias,
+                has_skip,
+                residual=residual,
+                layer_norm=layer_norm,
+            )
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.time_embed: nn.Module = nn.Identity()
@@ -154,7 +176,7 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
         self.in_blocks = nn.ModuleList(make_block(False) for _ in range(depth // 2))
         self.mid_block = make_block(False)
         self.out_blocks = nn.ModuleList(make_block(skip) for _ in range(depth // 2))
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
         self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1) if conv else nn.Identity()
 
@@ -187,13 +209,13 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
         if name == "none":
             return
 
-        def make_unit() -> RecurrentUnit:
-            return make_attention_unit(name, embed_dim, self.num_extra_tokens, options)
+        def make_unit(served: list[int]) -> AttentionUnit:
+            return make_attention_unit(name, embed_dim, self.num_extra_tokens, options, served)
 
         if self.attention_is_shared:
-            self.attention_unit = make_unit()
+            self.attention_unit = make_unit(indices)
         else:
-            self.attention_unit = nn.ModuleDict({str(index): make_unit() for index in indices})
+            self.attention_unit = nn.ModuleDict({str(i): make_unit([i]) for i in indices})
 
     def _initialise(self) -> None:
         """Initialise as U-ViT: truncated normal of 0.02 on Linear weights and positions, zeros on biases."""
@@ -206,10 +228,10 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
         for (
             module
         ) in self.modules():  # after the Linear layers, some of which an identity start zeroes
-            if isinstance(module, RecurrentUnit):
+            if isinstance(module, AttentionUnit):
                 module.reset_gate()
 
-    def unit_of_block(self, block_index: int) -> RecurrentUnit | None:
+    def unit_of_block(self, block_index: int) -> AttentionUnit | None:
         """Return the attention unit that serves a block, or None."""
         if block_index not in self.attention_blocks:
             return None
@@ -239,8 +261,15 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
             (B, C, H, W).
 
         Raises:
-            ValueError: if class_labels are given to an unconditional model, or missing for a conditional one.
+            ValueError: if class_labels are given to an unconditional model, or missing for a conditional one; or if
+                the images are not of the model's size and channels.
         """
+        config = self.config
+        expected = (config["in_chans"], config["img_size"], config["img_size"])
+        if x_t.dim() != 4 or x_t.shape[1:] != expected:
+            raise ValueError(
+                f"x_t must have the shape (B, {str(expected)[1:-1]}), got {tuple(x_t.shape)}"
+            )
         if (class_labels is None) != (self.num_extra_tokens == 1):
             raise ValueError("class_labels belong to a model with num_classes > 0, and only to one")
         x = self._embed(x_t, timesteps, class_labels)  # B L D

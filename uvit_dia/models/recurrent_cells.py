@@ -1,0 +1,224 @@
+"""The recurrent cells of arXiv:2210.16101 (DIA): LSTM, DIA-LSTM and DIA-LSTM (Light).
+
+A cell maps the pooled features of one block and the state of the block before to a new state (Eq. 4); its output h is
+the attention map. `attention_units.RecurrentUnit` puts it to work on tokens.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uvit_dia.models.layers import linear_float32
+
+ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
+UPPER_DROPOUT = 0.1  # between an h and the next stacked cell, in the authors' released CIFAR code
+
+CellState = tuple[Tensor, Tensor]  # (h, c), each (num_cells, B, N) float32
+
+
+class RecurrentCell(nn.Module, ABC):
+    """An LSTM cell of width N, with `num_cells - 1` plain cells stacked on it; siblings differ in the lowest cell.
+
+    With gates i, f, g, o: `c_t = σ(f) c_{t-1} + σ(i) tanh(g)` and `h_t = σ(o) · out(c_t)` (Eq. 4; Sec. III-C).
+    Upper cells are plain Linear layers `upper.{k}.input` and `upper.{k}.hidden` (N -> 4N), fed with the h of the
+    cell below; the top h is the attention map (Table XIV).
+
+    Args:
+        channels: N.
+        activation: out, one of "sigmoid", "tanh", "relu" (Table XIV); for upper cells too.
+        num_cells: how many cells are stacked, at least 1.
+
+    Raises:
+        ValueError: if an argument is outside these ranges.
+    """
+
+    def __init__(self, channels: int, activation: str, num_cells: int) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+            )
+        if num_cells < 1:
+            raise ValueError(f"num_cells must be at least 1, got {num_cells}")
+        self.channels = channels
+        self.activation = activation
+        self.num_cells = num_cells
+        if num_cells > 1:  # an empty ModuleList would be harmless, but shows in every printed model
+            self.upper = nn.ModuleList(
+                nn.ModuleDict(
+                    {
+                        "input": nn.Linear(channels, 4 * channels),
+                        "hidden": nn.Linear(channels, 4 * channels),
+                    }
+                )
+                for _ in range(num_cells - 1)
+            )
+
+    @abstractmethod
+    def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
+        """Return the gates i, f, g, o of the lowest cell before their nonlinearities, (B, 4N), from s and h, (B, N)."""
+
+    @abstractmethod
+    def zero_lowest_gates(self) -> None:
+        """Zero the weights nearest to the gates of the lowest cell, so that `lowest_gates` is zero for any input."""
+
+    def initial_state(self, batch_size: int, device: torch.device) -> CellState:
+        """Return h_0 = c_0 = 0 (Eq. 4), each (num_cells, B, N) float32."""
+        zeros = torch.zeros(self.num_cells, batch_size, self.channels, device=device)
+        return zeros, zeros
+
+    def initial_gate(self) -> float:
+        """Return the gate that a cell gives whose gates i, f, g, o are all zero: σ(0) · out(0)."""
+        return 0.5 * float(ACTIVATIONS[self.activation](torch.zeros(())))
+
+    def forward(
+        self, s: Tensor, state: CellState, dropout_masks: Tensor | None = None
+    ) -> tuple[Tensor, CellState]:
+        """Step the cell once.
+
+        Args:
+            s: (B, N) float32, the pooled features of one block.
+            state: (h, c) of the block before, each (num_cells, B, N) float32.
+            dropout_masks: (num_cells - 1, B, N) float32, what multiplies an h on its way to the cell above, that is
+                0 or 1 / (1 - p); None draws them from torch's global generator while training.
+
+        Returns:
+            The top h, (B, N) float32, which is the attention map; and the new state.
+        """
+        h_before, c_before = state
+        out = ACTIVATIONS[self.activation]
+        hs, cs = [], []
+        x = s
+        for k in range(self.num_cells):
+            if k == 0:
+                gates = self.lowest_gates(x, h_before[0])  # B 4N
+            else:
+                x = self._drop(x, None if dropout_masks is None else dropout_masks[k - 1])
+                layers: Any = self.upper[k - 1]  # a ModuleDict, which ModuleList's type hides
+                gates = linear_float32(layers["input"], x) + linear_float32(
+                    layers["hidden"], h_before[k]
+                )
+            i, f, g, o = gates.chunk(4, dim=-1)  # each B N
+            c = torch.sigmoid(f) * c_before[k] + torch.sigmoid(i) * torch.tanh(g)
+            x = torch.sigmoid(o) * out(c)
+            hs.append(x)
+            cs.append(c)
+        return x, (torch.stack(hs), torch.stack(cs))
+
+    def _drop(self, h: Tensor, mask: Tensor | None) -> Tensor:
+        if not self.training:
+            return h
+        return F.dropout(h, UPPER_DROPOUT) if mask is None else h * mask
+
+    def zero_top_gates(self) -> None:
+        """Make the top cell's gates zero for any input, so that the attention map is `initial_gate()` everywhere."""
+        if self.num_cells == 1:
+            self.zero_lowest_gates()
+            return
+        for parameter in self.upper[-1].parameters():
+            nn.init.zeros_(parameter)
+
+
+class LSTMCell(RecurrentCell):
+    """The standard LSTM cell: a Linear N -> 4N a path, 8N² weights and 8N biases (Fig. 6a)."""
+
+    def __init__(self, channels: int, activation: str = "tanh", num_cells: int = 1) -> None:
+        super().__init__(channels, activation, num_cells)
+        self.input = nn.Linear(channels, 4 * channels)
+        self.hidden = nn.Linear(channels, 4 * channels)
+
+    def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
+        """Map s and h, (B, N), to the gates, (B, 4N)."""
+        return linear_float32(self.input, s) + linear_float32(self.hidden, h)
+
+    def zero_lowest_gates(self) -> None:
+        """Zero both Linear layers."""
+        for parameter in (*self.input.parameters(), *self.hidden.parameters()):
+            nn.init.zeros_(parameter)
+
+
+class _ReducedCell(RecurrentCell):
+    """What DIA-LSTM and its Light sibling share: a Linear N -> N/r and a ReLU at the start of each path."""
+
+    def __init__(self, channels: int, reduction: int, activation: str, num_cells: int) -> None:
+        super().__init__(channels, activation, num_cells)
+        if reduction < 1 or channels % reduction:
+            raise ValueError(
+                f"reduction must be at least 1 and divide the {channels} channels, got {reduction}"
+            )
+        self.reduction = reduction
+        self.input_reduce = nn.Linear(channels, channels // reduction)
+        self.hidden_reduce = nn.Linear(channels, channels // reduction)
+
+    def reduced(self, s: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Map s and h, (B, N), to their reduced vectors, each (B, N/r)."""
+        return (
+            torch.relu(linear_float32(self.input_reduce, s)),
+            torch.relu(linear_float32(self.hidden_reduce, h)),
+        )
+
+
+class DIALSTMCell(_ReducedCell):
+    """The DIA-LSTM cell: Linear N -> N/r, ReLU, Linear N/r -> 4N a path (Fig. 6b).
+
+    10N²/r weights, and 8N + 2N/r biases.
+    """
+
+    def __init__(
+        self, channels: int, reduction: int = 4, activation: str = "sigmoid", num_cells: int = 1
+    ) -> None:
+        super().__init__(channels, reduction, activation, num_cells)
+        self.input_expand = nn.Linear(channels // reduction, 4 * channels)
+        self.hidden_expand = nn.Linear(channels // reduction, 4 * channels)
+
+    def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
+        """Map s and h, (B, N), to the gates, (B, 4N)."""
+        reduced_s, reduced_h = self.reduced(s, h)
+        return linear_float32(self.input_expand, reduced_s) + linear_float32(
+            self.hidden_expand, reduced_h
+        )
+
+    def zero_lowest_gates(self) -> None:
+        """Zero both expanding layers; the reducing ones keep their weights and so pass gradients on."""
+        for parameter in (*self.input_expand.parameters(), *self.hidden_expand.parameters()):
+            nn.init.zeros_(parameter)
+
+
+class DIALSTMLightCell(_ReducedCell):
+    """The DIA-LSTM (Light) cell: Linear N -> N/r, ReLU, then four element-wise affine maps a path (Eq. 5).
+
+    2N²/r + 16N weights (the 16N counts w and b of Eq. 5), and 2N/r biases of the reducing layers.
+
+    Eq. 5 needs a vector of N entries where the reduced one has N/r. Our reading, which meets every count that the
+    text gives: the reduced vector is repeated r times along the channels.
+    """
+
+    def __init__(
+        self, channels: int, reduction: int = 4, activation: str = "sigmoid", num_cells: int = 1
+    ) -> None:
+        super().__init__(channels, reduction, activation, num_cells)
+        self.input_scale = nn.Parameter(torch.empty(4, channels))
+        self.input_shift = nn.Parameter(torch.zeros(4, channels))
+        self.hidden_scale = nn.Parameter(torch.empty(4, channels))
+        self.hidden_shift = nn.Parameter(torch.zeros(4, channels))
+        for scale in (self.input_scale, self.hidden_scale):
+            nn.init.trunc_normal_(scale, std=0.02)  # as the Linear weights whose place it takes
+
+    def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
+        """Map s and h, (B, N), to the gates, (B, 4N)."""
+        repeated_s, repeated_h = (
+            x.repeat(1, self.reduction)[:, None] for x in self.reduced(s, h)
+        )  # B 1 N
+        gates = self.input_scale.float() * repeated_s + self.input_shift.float()  # B 4 N
+        gates = gates + self.hidden_scale.float() * repeated_h + self.hidden_shift.float()
+        return gates.flatten(1)
+
+    def zero_lowest_gates(self) -> None:
+        """Zero all four affine maps of both paths."""
+        for p in (self.input_scale, self.input_shift, self.hidden_scale, self.hidden_shift):
+            nn.init.zeros_(p)
