@@ -267,6 +267,22 @@ def test_values_at_the_limits_are_accepted(key: str, value: object) -> None:
             ("model.attention_options.reduction = 5", "model.embed_dim = 64"),
         ),
         (
+            {"model.attention": "spa", "model.attention_options.reduction": 5},
+            ("model.attention_options.reduction = 5", "model.embed_dim = 64"),
+        ),
+        (
+            {"model.attention": "sge", "model.attention_options.groups": 5},
+            ("model.attention_options.groups = 5", "model.embed_dim = 64"),
+        ),
+        (
+            {"model.attention": "se", "model.attention_options.num_cells": 2},
+            ("num_cells belong to lstm, dia_lstm, dia_lstm_light", "'se'"),
+        ),
+        (
+            {"model.attention": "eca", "model.attention_options.activation": "tanh"},
+            ("activation and num_cells", "'eca'"),
+        ),
+        (
             {"model.attention_options.activation": "relu"},
             ("gate_init = 'identity'", "sigmoid or tanh"),
         ),
@@ -293,6 +309,9 @@ def test_values_must_fit_each_other(changes: dict[str, object], parts: tuple[str
     [
         {"model.attention": "none", "model.attention_options.reduction": 5},
         {"model.attention": "lstm", "model.attention_options.reduction": 5},
+        {"model.attention": "eca", "model.attention_options.reduction": 5},
+        {"model.attention": "se", "model.attention_options.groups": 5},
+        {"model.residual": False, "model.layer_norm": False, "model.skip": False},
         {
             "model.attention_options.activation": "relu",
             "model.attention_options.gate_init": "paper",
