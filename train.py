@@ -4,7 +4,7 @@
     accelerate launch train.py --config configs/cifar10_uvit_dia.py
 
 The same command again goes on with an interrupted run. Exit codes: 0 done, 2 wrong input, 3 diverged, 74 disk full
-or gone, 75 stopped early with its state saved.
+or gone or another process lost, 75 stopped early with its state saved.
 """
 
 from pathlib import Path
@@ -28,6 +28,14 @@ def main(argv: list[str]) -> None:
         "Resume a run on another number of processes: same batches, equal up to rounding.",
         flag_values=values,
     )
+    flags.DEFINE_float(
+        "process_timeout_minutes",
+        30.0,
+        "How long processes wait for one another before the run ends.",
+        lower_bound=0.01,
+        upper_bound=1e5,
+        flag_values=values,
+    )
     cli.parse_flags(values, argv, __doc__)
     config = cli.read_config(values)
     config_path = config_flags.get_config_filename(values["config"])
@@ -39,7 +47,12 @@ def main(argv: list[str]) -> None:
 
     from uvit_dia.training_run import train  # torch is imported from here on
 
-    train(config, folder, allow_other_world_size=bool(values["allow_other_world_size"].value))
+    train(
+        config,
+        folder,
+        allow_other_world_size=bool(values["allow_other_world_size"].value),
+        process_timeout_minutes=values["process_timeout_minutes"].value or 0.0,
+    )
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, rows_of_rank
 from uvit_dia.trainer import Trainer
 
-PROCESS_TIMEOUT = timedelta(
-    minutes=30
-)  # of a collective: the main process computes metrics while others wait
+PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
 
 
 def make_accelerator(
@@ -52,8 +50,16 @@ def make_accelerator(
     compile: bool = False,
     workdir: Path | None = None,
     tracker: str = "none",
+    process_timeout_minutes: float = PROCESS_TIMEOUT_MINUTES,
 ) -> Accelerator:
     """Make the Accelerator; what the config says wins over what a launcher's defaults say.
+
+    Args:
+        mixed_precision: "no" or "bf16".
+        compile: whether the network is compiled.
+        workdir: the run's folder, for trackers.
+        tracker: its name, or "none".
+        process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
         InputError: if several processes were launched that each believe to be alone.
@@ -71,7 +77,9 @@ def make_accelerator(
             num_steps=1
         ),  # the trainer counts parts itself
         dynamo_plugin=TorchDynamoPlugin(backend="inductor" if compile else "no"),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(minutes=process_timeout_minutes))
+        ],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
@@ -279,7 +287,7 @@ def _make_tasks(
             sampler = make_sampler(
                 model, config, settings, batch_size=count, device=accelerator.device
             )
-            folder.samples.mkdir(exist_ok=True)
+            folder.samples.mkdir(parents=True, exist_ok=True)
             for _, grid in sampler.sample(range(count)):
                 write_grid(folder.samples / f"step_{step:08d}.png", grid)
         accelerator.wait_for_everyone()

@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class EMASettings(TypedDict):
@@ -56,15 +57,17 @@ class EMA:
     host wait for the device at every step.
 
     Args:
-        model: the unwrapped model whose parameters are averaged; shards of FSDP stay shards.
+        model: the unwrapped model whose parameters are averaged.
+        averaged: a copy of it that will hold the average, of the same values; None for a deep copy. Shards of FSDP
+            cannot be copied: there, a copy from before is sharded like the model.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._averages = [p.detach() for p in self.model.parameters()]
-        self._sources: list[Tensor] = [
-            p.detach() for p in model.parameters()
-        ]  # share the model's storage
+    def __init__(self, model: nn.Module, averaged: nn.Module | None = None) -> None:
+        averaged = copy.deepcopy(model) if averaged is None else averaged
+        self.model = averaged.eval().requires_grad_(False)
+        # Both lists share the models' storage; of shards, that of this process.
+        self._averages = [_local(p) for p in self.model.parameters()]
+        self._sources = [_local(p) for p in model.parameters()]
         self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
@@ -73,3 +76,9 @@ class EMA:
         torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
         for copied, source in self._buffers:  # running statistics of a batch normalisation
             copied.copy_(source)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """Return what this process holds of a parameter."""
+    tensor = parameter.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

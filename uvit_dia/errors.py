@@ -40,6 +40,12 @@ class StorageError(CommandError, OSError):
     exit_code = EXIT_IO_ERROR
 
 
+class LostContactError(CommandError):
+    """Another process of the run died, froze, or cannot be reached; the last checkpoint stands."""
+
+    exit_code = EXIT_IO_ERROR
+
+
 class StoppedEarly(CommandError):
     """A signal asked the run to stop; its state is saved and the same command goes on with it."""
 

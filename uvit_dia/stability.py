@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 SPIKE_SIGMAS = 6.0
 MIN_SPIKE_STEPS = 20  # in fewer steps a median says too little to call anything a spike
@@ -64,4 +65,9 @@ def noise_scale_terms(
 
 def squared_norm(tensors: list[Tensor]) -> Tensor:
     """Return the squared 2-norm of all tensors together, ()."""
-    return torch.stack(torch._foreach_norm(tensors)).square().sum()
+    return torch.stack([whole(norm) for norm in torch._foreach_norm(tensors)]).square().sum()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that FSDP may have spread over the processes as an ordinary one; call it on all of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -4,12 +4,14 @@ Path of a step: x_0 -> timesteps, eps -> x_t -> eps_hat -> loss -> backward, cli
 Everything random in it is a function of (seed, step) for the global batch, sliced by rank (`rng.py`).
 """
 
+import copy
 import math
 import time
 from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 
 from uvit_dia import training_state
@@ -20,7 +22,7 @@ from uvit_dia.errors import DivergedError, StoppedEarly
 from uvit_dia.noised_batch import NoisedBatch, draw_batch
 from uvit_dia.run_checkpoints import RunCheckpoints
 from uvit_dia.signals import StopRequest
-from uvit_dia.stability import noise_scale_terms, squared_norm
+from uvit_dia.stability import noise_scale_terms, squared_norm, whole
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 
@@ -71,11 +73,15 @@ class Trainer:
             accelerator.num_processes,
         )
         self.optimizer = optimizer
-        self.model, self.prepared_optimizer = accelerator.prepare(model, optimizer)
-        self.ema = EMA(
-            accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        )  # after prepare
         self.device = accelerator.device
+        is_sharded = accelerator.is_fsdp2
+        averaged = copy.deepcopy(model) if is_sharded else None
+        self._whole = copy.deepcopy(model) if is_sharded else None
+        self.model, self.prepared_optimizer = accelerator.prepare(model, optimizer)
+        self._unwrapped = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if averaged is not None:
+            averaged = fsdp2_prepare_model(accelerator, averaged.to(self.device))
+        self.ema = EMA(self._unwrapped, averaged)  # after prepare
         # The first step whose loss or gradient was not finite; from it on the device itself skips every update.
         self._bad_step = torch.full((), -1, device=self.device)
         self._fused_skips_updates = self.device.type == "cuda"
@@ -97,8 +103,10 @@ class Trainer:
             batch_size=settings.batch_size,
         )
         loss = self._backward(batch)
-        grad_norm = self.accelerator.clip_grad_norm_(
-            self.model.parameters(), settings.max_grad_norm or math.inf
+        grad_norm = whole(
+            self.accelerator.clip_grad_norm_(
+                self.model.parameters(), settings.max_grad_norm or math.inf
+            )
         )
         loss, stops = self._agree(loss, stop_requested)
         self._skip_update_unless_finite(loss, grad_norm)
@@ -182,9 +190,8 @@ class Trainer:
         models, which cannot run outside their wrapper, go without.
         """
         small_batch = len(batch) // self.settings.accumulation_steps // 2
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        is_sharded = any(hasattr(p, "device_mesh") for p in model.parameters())
-        if small_batch == 0 or is_sharded:
+        model = self._unwrapped
+        if small_batch == 0 or self._whole is not None:
             return {}
         with self.accelerator.autocast():
             loss = self._loss(model, batch[:small_batch])
@@ -238,9 +245,16 @@ class Trainer:
         for task in self.tasks:
             if task.every_steps and self.step % task.every_steps == 0:
                 self._raise_if_diverged()
-                values = task.run(self.step, self.ema.model)
+                values = task.run(self.step, self._averaged_model())
                 if values:
                     self.log.record(self.step, values)
+
+    def _averaged_model(self) -> nn.Module:
+        """Return the averaged model as tasks can call it: where it is sharded, whole on every process."""
+        if self._whole is None:
+            return self.ema.model
+        training_state.gather(self.ema.model, self._whole.to(self.device).eval())
+        return self._whole
 
     def save(self) -> None:
         """Commit a checkpoint of the present step; call it on all processes."""

@@ -3,10 +3,22 @@
 import shutil
 
 import torch
+import torch.distributed as dist
 from ml_collections import ConfigDict
 
-from uvit_dia.build import make_accelerator, make_trainer, start_trackers
-from uvit_dia.errors import DivergedError, InputError, StoppedEarly, StorageError
+from uvit_dia.build import (
+    PROCESS_TIMEOUT_MINUTES,
+    make_accelerator,
+    make_trainer,
+    start_trackers,
+)
+from uvit_dia.errors import (
+    DivergedError,
+    InputError,
+    LostContactError,
+    StoppedEarly,
+    StorageError,
+)
 from uvit_dia.run_folder import RunFolder
 from uvit_dia.trainer import Trainer
 
@@ -14,20 +26,34 @@ BYTES_A_WEIGHT = 4 * 4  # weight, average, two moments, each float32
 CHECKPOINTS_THAT_MUST_FIT = 3
 
 
-def train(config: ConfigDict, folder: RunFolder, *, allow_other_world_size: bool = False) -> None:
+def train(
+    config: ConfigDict,
+    folder: RunFolder,
+    *,
+    allow_other_world_size: bool = False,
+    process_timeout_minutes: float = PROCESS_TIMEOUT_MINUTES,
+) -> None:
     """Train a run, or go on with it; what became of it stands in its `status.json`.
+
+    Args:
+        config: the run's config.
+        folder: the run's folder.
+        allow_other_world_size: whether a run of another number of processes may be gone on with.
+        process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
         InputError: if something does not fit; a run that lies in the folder is left as it was.
         DivergedError: if a loss or gradient became non-finite.
         StoppedEarly: after a stop signal, with the state saved.
         StorageError: if a checkpoint cannot be written.
+        LostContactError: if another process died, froze, or cannot be reached.
     """
     accelerator = make_accelerator(
         mixed_precision=config.train.mixed_precision,
         compile=config.train.compile,
         workdir=folder.path,
         tracker=config.train.tracker,
+        process_timeout_minutes=process_timeout_minutes,
     )
     if accelerator.is_main_process:
         folder.lock()
@@ -72,6 +98,15 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
             f"{reason}; raise train.accumulation_steps = {config.train.accumulation_steps}, which leaves the "
             "global batch as it is, or set train.gradient_checkpointing = True"
         ) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:500]
+        if not _is_lost_contact(error):
+            reason = f"{type(error).__name__}: {reason}"
+            raise
+        raise LostContactError(
+            f"lost contact with another process of the run at step {trainer.step}: {reason[:80]}; the same command "
+            "goes on from the last checkpoint"
+        ) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         raise
@@ -81,6 +116,11 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
             trainer.checkpoints.folder.set_status(
                 state, trainer.step, num_steps=config.train.num_steps, **facts
             )
+
+
+def _is_lost_contact(error: RuntimeError) -> bool:
+    """Say whether a collective operation failed; gloo has no exception of its own, but signs with its source files."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _check_space(trainer: Trainer, folder: RunFolder) -> None:

@@ -84,6 +84,12 @@ def restore(
     set_model_state_dict(ema_model, dict(files["ema"]), options=plain)
 
 
+def gather(sharded: nn.Module, into: nn.Module) -> None:
+    """Copy the weights of a sharded model into a whole one of the same shape; call it on every process."""
+    tensors = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
+    into.load_state_dict(cast(dict[str, Tensor], tensors), strict=True)
+
+
 def _model_tensors(model: nn.Module, options: StateDictOptions) -> dict[str, Tensor]:
     """Return parameters and buffers under their full names."""
     return cast(dict[str, Tensor], get_model_state_dict(model, options=options))

@@ -22,7 +22,7 @@ def get_config(part: str = "residual") -> ConfigDict:
     config.base = "configs/digits_uvit_dia.py"
     config.baseline = "uvit"
 
-    variants = {"uvit": {"model": {"attention": "none"}}}
+    variants: dict[str, dict] = {"uvit": {"model": {"attention": "none"}}}
     for name, gate_init in (("dia_lstm", "paper"), ("dia_lstm_identity", "identity")):
         variants[name] = {"model": {"attention_options": {"gate_init": gate_init}}}
     config.variants = ConfigDict(variants, sort_keys=False)
