@@ -1,3 +1,16 @@
 """A U-ViT diffusion model whose blocks share one attention unit (DIA, arXiv:2210.16101)."""
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "share_attention": "uvit_dia.models.share_attention"
+}  # name -> its module, which imports torch
+
+
+def __getattr__(name: str) -> object:
+    """Import what a user asks for by name only then: commands answer mistakes before torch is there."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
