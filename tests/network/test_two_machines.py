@@ -30,6 +30,7 @@ PORT = 29_511
 TIMEOUT_SECONDS = 12
 LONG: dict[str, object] = {
     "train.num_steps": 100_000,
+    "optimizer.lr_schedule": "constant",  # then a run may be shortened
     "train.checkpoint_every_steps": 20,
     "train.keep_checkpoints": 3,
 }
