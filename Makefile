@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
+FIGURES ?= runs/reliability/figures.json
 
-.PHONY: install quickstart test slow lint format clean
+.PHONY: install quickstart test slow slurm two-machines reliability audit lint format clean
 
 install: $(VENV)/.installed
 
@@ -27,13 +28,31 @@ quickstart: install
 
 test: install
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and not gpu and not slurm"
+	$(BIN)/coverage run -m pytest -m "not slow and not gpu and not slurm and not network"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # What takes minutes: the quickstart's quality check among others.
 slow: install
-	$(BIN)/python -m pytest -m "slow and not gpu and not slurm" --timeout 1800
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not network" --timeout 1800
+
+# A sweep on a real Slurm, which the test starts and stops on this machine; needs root and Debian's slurm-wlm and munge.
+slurm: install
+	$(BIN)/python -m pytest tests/slurm -m slurm --timeout 900
+
+# Training across two machines, which are network namespaces of this one; needs root and iproute2.
+two-machines: install
+	$(BIN)/python -m pytest tests/network -m network --timeout 900
+
+# Kills, damage, bad input: the figures of docs/reliability.md, measured, as a table and as JSON. On a quiet machine.
+reliability: install
+	$(BIN)/python -m pytest -m "reliability and not gpu and not slurm and not network" --figures $(FIGURES)
+
+# Known holes in the pinned packages, and dangerous calls in ours (medium severity or higher fails).
+audit: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/bandit --quiet --recursive --severity-level medium uvit_dia configs train.py sample.py eval_fid.py
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 lint: install
 	$(BIN)/ruff check .

@@ -6,9 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from figures import Figures, RecordFigure
 
 # The tensors of tests are tiny: threads would wait for each other longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--figures", metavar="FILE", help="print the figures of reliability, and write them as JSON"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Figures(config.getoption("--figures")), "figures")
+
+
+@pytest.fixture
+def record_figure(request: pytest.FixtureRequest) -> RecordFigure:
+    """Return a function that records a measured figure, and fails the test where its limit does not hold."""
+    figures: Figures = request.config.pluginmanager.get_plugin("figures")
+    return figures.recorder(request.node.nodeid)
 
 
 @pytest.fixture(autouse=True)

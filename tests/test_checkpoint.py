@@ -149,6 +149,7 @@ def test_newest_is_the_highest_step_whatever_the_clock_says(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.reliability("G3", "corruptions of the newest checkpoint: older used")
 def test_damage_is_named_and_the_older_one_is_used(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
@@ -178,11 +179,13 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.reliability("G3", "corruptions of all checkpoints: refused, untouched")
 def test_a_run_never_starts_afresh_over_damaged_checkpoints(
-    tmp_path: Path, damage: Callable[[Path], None]
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     for step in (10, 20):
-        damage(save(tmp_path, step) / "model.safetensors")
+        damage(save(tmp_path, step) / name)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     warnings: list[str] = []
     with pytest.raises(InputError, match=r"no checkpoint in .* is undamaged \(2 tried\)"):
@@ -295,6 +298,7 @@ def test_a_forged_manifest_is_refused(
     ["../secret", "/etc/passwd", "..", ".", "", "a/b", "nul\0byte", "\ud800", "x" * 300],
     ids=repr,
 )
+@pytest.mark.reliability("G7", "forged names that reach no file outside")
 def test_a_forged_manifest_reaches_no_file_outside(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path / "checkpoints", 10)
     secret = tmp_path / "checkpoints" / "secret"
@@ -418,6 +422,7 @@ def _crash_at_every_operation(work: Path, scenario: str, power_loss: bool) -> No
 
 @pytest.mark.parametrize("power_loss", [False, True], ids=["kill", "power loss"])
 @pytest.mark.parametrize("scenario", ["first", "third", "damaged"])
+@pytest.mark.reliability("G2", "commits with a crash, or power loss, anywhere")
 def test_a_crash_anywhere_leaves_the_old_one_or_the_new_one(
     tmp_path: Path, scenario: str, power_loss: bool
 ) -> None:
@@ -442,6 +447,7 @@ def test_a_crash_anywhere_leaves_the_old_one_or_the_new_one(
     ids=["OSError", "SafetensorError"],
 )
 @pytest.mark.parametrize("fails_at", range(4))
+@pytest.mark.reliability("G13", "files that meet a full disk: older ones whole")
 def test_a_full_disk_harms_nothing_older(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, error: Exception
 ) -> None:
@@ -484,6 +490,7 @@ def _fill(root: Path, limit: int) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 100, 500, 1000, 2000, 3000, 4000, 4060])
+@pytest.mark.reliability("G13", "sizes of a full disk: older ones whole, space named", at_least=10)
 def test_a_file_that_cannot_grow_harms_nothing_older(tmp_path: Path, limit: int) -> None:
     save(tmp_path, 10)
     finished = Child(_fill, tmp_path, limit).wait()

@@ -130,6 +130,7 @@ def start_of_run(*arguments: str) -> str:
         (["x" * 500], ["'xxx"]),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line", at_least=150)
 def test_train_refuses(arguments: list[str], parts: list[str]) -> None:
     message = refusal("train", CONFIG, *arguments)
     assert all(part in message for part in parts), message
@@ -152,6 +153,7 @@ def test_train_refuses(arguments: list[str], parts: list[str]) -> None:
         ([f"{CONFIG}:argument"], "argument"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_train_refuses_a_config_that_is_not_there(arguments: list[str], part: str) -> None:
     assert part in refusal("train", *arguments)
 
@@ -181,11 +183,14 @@ def test_train_refuses_a_config_that_is_not_there(arguments: list[str], part: st
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n",
             "key seed is missing",
         ),
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0"),  # would end like a run that is done
+        ("def get_config():\n    raise SystemExit\n", "SystemExit"),
         (f"def get_config():\n    raise RuntimeError({'long ' * 100!r})\n", "RuntimeError: long"),
         ("def get_config():\n    raise RuntimeError('two\\nlines')\n", "lines"),
     ],
 )
 @pytest.mark.parametrize("override", [[], ["--config.seed=1"]])
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_train_refuses_a_config_file_that_fails(
     empty_folder: Path, code: str, part: str, override: list[str]
 ) -> None:
@@ -224,6 +229,7 @@ def test_train_refuses_a_config_file_that_fails(
         (["--flagfile=nowhere.txt"], "nowhere.txt"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_sample_and_eval_fid_refuse(script: str, arguments: list[str], part: str) -> None:
     assert part in refusal(script, *arguments)
 
@@ -239,6 +245,7 @@ def test_sample_and_eval_fid_refuse(script: str, arguments: list[str], part: str
         (["--output=x"], "--output"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_eval_fid_refuses(arguments: list[str], part: str) -> None:
     assert part in refusal("eval_fid", "--checkpoint=.", *arguments)
 
@@ -379,6 +386,44 @@ def test_a_command_that_returns_ends_with_0(
     assert ending(lambda argv: None, capsys, monkeypatch) == (0, "")
 
 
+LONG_PATH = "/data" + "/a_long_name_of_a_folder" * 20 + "/config.json"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"cannot read {LONG_PATH}: No such file or directory",
+        f"{LONG_PATH} holds samples of another checkpoint than {LONG_PATH}",
+        f"--checkpoint: no folder {'x' * 4000}",
+    ],
+)
+def test_a_line_with_long_paths_fits(
+    message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, line = ending(raiser(InputError(message)), capsys, monkeypatch)
+    assert code == EXIT_BAD_INPUT
+    assert len(line) <= 201  # with the end of line
+    assert "..." in line
+    for word in message.split(" "):
+        assert word in line or (word[:10] in line and word[-10:] in line), word
+
+
+def test_a_line_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = InputError("no folder \x1b[2J\x07\udcff and\r\nmore")
+    _, line = ending(raiser(error), capsys, monkeypatch)
+    assert line == "train.py: no folder \ufffd[2J\ufffd\ufffd and more\n"
+
+
+def test_addresses_and_what_is_no_path_stay_whole() -> None:
+    address = "https://example.org/" + "x" * 300
+    assert cli.shorten_paths(f"get {address}") == f"get {address}"
+    words = "train.batch_size: 64 -> 32; " * 20
+    assert cli.shorten_paths(words) == words
+    assert cli.shorten_paths(f"cannot read {LONG_PATH[:100]}") == f"cannot read {LONG_PATH[:100]}"
+
+
 def test_of_several_processes_one_reports_wrong_input_and_each_its_own_failure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,6 +464,7 @@ def test_help_takes_less_than_a_second(script: str) -> None:
         (["eval_fid.py"], "--checkpoint is missing"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused by real processes", at_least=5)
 def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], part: str) -> None:
     done = run(*words)
     assert done.returncode == 2

@@ -405,6 +405,24 @@ def test_wrong_columns_are_refused(tmp_path: Path, columns: dict, message: str) 
         load("parquet", path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "is_allowed"),
+    [([0, 1], True), ([-1, 0], True), ([], True), ([0, 2], False), ([-2, 0], False)],
+)
+def test_labels_beyond_the_class_names_are_refused(
+    tmp_path: Path, labels: list[int], is_allowed: bool
+) -> None:
+    """-1 stands for no label in the Hugging Face layout."""
+    columns = {"img": cells(*range(len(labels))), "label": pyarrow.array(labels, pyarrow.int64())}
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    path = write_parquet(tmp_path / "train.parquet", columns, features)
+    if is_allowed:
+        assert labels_of(must_load("parquet", path)) == labels
+    else:
+        with pytest.raises(InputError, match="its 2 class names go with 0 to 1"):
+            load("parquet", path)
+
+
 @pytest.mark.parametrize("damage", ["text", "half", "empty"])
 def test_a_corrupt_parquet_is_refused(tmp_path: Path, damage: str) -> None:
     path = write_parquet(tmp_path / "x.parquet", {"img": cells(0)})
@@ -450,6 +468,36 @@ def test_folder_without_classes(tmp_path: Path) -> None:
     assert_same(image_set.images, channels_first(*(pixels(k) for k in range(8))))
     assert image_set.labels is None
     assert image_set.class_names == ()
+
+
+def test_folder_of_classes_with_loose_images_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "cat/a.png", pixels(0))
+    write_image(tmp_path / "loose.png", pixels(1))
+    with pytest.raises(InputError, match=r"holds images \(loose\.png\) beside folders"):
+        load("folder", tmp_path)
+    (tmp_path / "loose.png").rename(tmp_path / "cat/b.png")
+    (tmp_path / "cat").rename(tmp_path / "train")
+    write_image(tmp_path / "another.png", pixels(2))
+    with pytest.raises(InputError, match=r"holds images \(another\.png\) beside folders"):
+        load("folder", tmp_path)
+    (tmp_path / "another.png").unlink()
+    (tmp_path / "train").rename(tmp_path / "cat")
+    (tmp_path / "cat/b.png").rename(tmp_path / "loose.png")
+    (tmp_path / "cat/a.png").unlink()  # an empty folder is no class that anything is left out of
+    assert len(must_load("folder", tmp_path)) == 1
+
+
+def test_an_image_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a.png", pixels(0))
+
+    def read(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(InputError, match=r"cannot read .*a\.png: Input/output error"):
+        load("folder", tmp_path)
 
 
 def test_folder_with_train_and_test(tmp_path: Path) -> None:

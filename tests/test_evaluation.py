@@ -187,6 +187,7 @@ def test_folder_grows(run: Path, sampled: list[int]) -> None:
 
 
 @pytest.mark.parametrize("change", [("--seed", "1"), ("--nouse_ema",), ("--batch_size", "3")])
+@pytest.mark.reliability("G18", "measurements of the wrong thing: refused")
 def test_folder_of_other_samples_is_refused(
     run: Path, sampled: list[int], change: tuple[str, ...]
 ) -> None:
@@ -211,6 +212,7 @@ def test_sample_says_what_it_did(run: Path, capsys: pytest.CaptureFixture[str]) 
 # --- eval_fid.py ---------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("G18", "results that say what they depend on")
 def test_eval_prints_one_line_with_all_that_the_numbers_depend_on(
     run: Path, evaluated: Callable[..., dict]
 ) -> None:
@@ -331,6 +333,7 @@ def test_damaged_newest_checkpoint_is_passed_over_with_a_warning(
         call_eval(run, *STEPS)
 
 
+@pytest.mark.reliability("G18", "measurements of the wrong thing: refused")
 def test_fewer_images_than_features_are_refused_unless_wanted(
     run: Path, evaluated: Callable[..., dict], sampled: list[int]
 ) -> None:
@@ -411,6 +414,7 @@ def assert_refused(main: Callable[[list[str]], None], argv: list[str], said: str
         (["--checkpoint", "run", "more"], "unexpected word 'more'"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_wrong_input_is_told_in_one_line(
     run: Path,
     sampled: list[int],
@@ -440,6 +444,7 @@ def test_wrong_input_is_told_in_one_line(
         (["--output", "run"], "holds other files"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_wrong_output_is_refused_before_any_sampling(
     run: Path, sampled: list[int], flags: list[str], said: str
 ) -> None:
@@ -471,6 +476,7 @@ def test_wrong_output_is_refused_before_any_sampling(
         ),
     ],
 )
+@pytest.mark.reliability("G18", "measurements of the wrong thing: refused")
 def test_wrong_measurement_is_refused_before_any_sampling(
     run: Path,
     sampled: list[int],

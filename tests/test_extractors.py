@@ -372,6 +372,7 @@ def test_archive_written_anew_is_taken(tmp_path: Path, members: Members) -> None
 
 @pytest.mark.parametrize("kind", ["pickle", "torch.save"])
 @pytest.mark.parametrize("name", ["data/sample_inputs/model.pt", "data/sample_inputs/Model.pt"])
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_planted_sample_inputs_do_not_run(
     tmp_path: Path, members: Members, kind: str, name: str
 ) -> None:
@@ -393,6 +394,7 @@ def test_planted_sample_inputs_do_not_run(
         "version",
     ],
 )
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_members_that_no_extractor_needs_are_refused(
     tmp_path: Path, members: Members, name: str
 ) -> None:
@@ -413,6 +415,7 @@ def test_members_that_no_extractor_needs_are_refused(
 
 
 @pytest.mark.parametrize("flag", [True, 1, "yes"])
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_pickled_weights_are_refused(tmp_path: Path, members: Members, flag: object) -> None:
     canary = tmp_path / "canary"
     config = json.loads(members["data/weights/model_weights_config.json"])
@@ -434,6 +437,7 @@ def code_for(canary: Path) -> str:
     return f"open({str(canary)!r}, 'w')"
 
 
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_size_expression_that_is_code_is_refused(tmp_path: Path, members: Members) -> None:
     canary = tmp_path / "canary"
     model = members["models/model.json"].decode()
@@ -443,6 +447,7 @@ def test_size_expression_that_is_code_is_refused(tmp_path: Path, members: Member
     assert_refused(write_archive(tmp_path / "code.pt2", members), canary, "as expr_str")
 
 
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_guard_that_is_code_is_refused(tmp_path: Path, members: Members) -> None:
     canary = tmp_path / "canary"
 
@@ -454,6 +459,7 @@ def test_guard_that_is_code_is_refused(tmp_path: Path, members: Members) -> None
 
 
 @pytest.mark.parametrize("name", ["images", "linear"])
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_name_that_is_code_is_refused(tmp_path: Path, members: Members, name: str) -> None:
     canary = tmp_path / "canary"
     model = members["models/model.json"].decode()
@@ -477,6 +483,7 @@ def test_name_that_is_code_is_refused(tmp_path: Path, members: Members, name: st
         "#namespace:op",
     ],
 )
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_operators_beyond_aten_are_refused(tmp_path: Path, members: Members, target: str) -> None:
     def edit(model: Any) -> None:
         model["graph_module"]["graph"]["nodes"][-1]["target"] = target
@@ -485,6 +492,7 @@ def test_operators_beyond_aten_are_refused(tmp_path: Path, members: Members, tar
     assert_refused(path, tmp_path / "canary", f"holds '{target}' as target")
 
 
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_argument_tree_that_imports_modules_is_refused(tmp_path: Path, members: Members) -> None:
     (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
     context = json.dumps([{"__enum__": True, "fqn": "planted:Planted", "name": "X"}])
@@ -499,6 +507,7 @@ def test_argument_tree_that_imports_modules_is_refused(tmp_path: Path, members: 
     assert_refused(path, tmp_path / "canary", "as in_spec")
 
 
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_range_of_a_name_that_is_code_is_refused(tmp_path: Path, members: Members) -> None:
     canary = tmp_path / "canary"
 
@@ -510,6 +519,7 @@ def test_range_of_a_name_that_is_code_is_refused(tmp_path: Path, members: Member
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_two_members_of_one_name_are_refused(tmp_path: Path, members: Members) -> None:
     """Python and torch may each read another one of the two, so that a check of one says nothing."""
     canary = tmp_path / "canary"
@@ -543,6 +553,25 @@ def test_archive_that_unpacks_to_too_much_is_refused(
     find_extractor(f"pt2:{path}")
     monkeypatch.setattr(program_files, "MAX_PROGRAM_BYTES", total - 1)
     assert_refused(path, tmp_path / "canary", f"unpacks to more than {total - 1} bytes")
+
+
+def test_archive_that_takes_more_memory_than_disk_is_refused(
+    tmp_path: Path, members: Members
+) -> None:
+    path = tmp_path / "compressed.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"tiny/{name}", content)
+    assert_refused(path, tmp_path / "canary", f"unpacks to more than {path.stat().st_size} bytes")
+    tensors = io.BytesIO()
+    torch.save(torch.zeros(2**20), tensors)
+    small = io.BytesIO()
+    with zipfile.ZipFile(tensors) as saved, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as to:
+        for name in saved.namelist():
+            to.writestr(name, saved.read(name))
+    members["data/sample_inputs/model.pt"] = small.getvalue()
+    path = write_archive(tmp_path / "inner.pt2", members)
+    assert_refused(path, tmp_path / "canary", "unpacks to more than")
 
 
 def test_files_that_are_no_archives_are_refused(tmp_path: Path, tiny_program: Path) -> None:

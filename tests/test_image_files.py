@@ -167,6 +167,7 @@ def test_folder_with_files_of_others_is_refused_and_left_alone(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "00001.png", "000001.jpg", "a000001.png"])
+@pytest.mark.reliability("G18", "measurements of the wrong thing: refused")
 def test_stray_file_among_samples_is_refused(tmp_path: Path, name: str) -> None:
     PngFolder(tmp_path, ORIGIN)
     (tmp_path / name).write_bytes(b"mine")

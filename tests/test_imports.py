@@ -373,10 +373,17 @@ def test_a_forbidden_use_is_seen(source: str, name: str) -> None:
 
 
 def test_what_bandit_passes_over_has_a_reason() -> None:
-    lines = [line for path in checked_files() for line in path.read_text().splitlines()]
-    marked = [line for line in lines if "nosec" in line]
-    assert marked
-    assert [line for line in marked if not re.search(r"# nosec B\d+: \w", line)] == []
+    """The reason stands in the line before, after the name of the check."""
+    found = []
+    for path in checked_files():
+        lines = path.read_text().splitlines()
+        for before, line in zip(["", *lines], lines, strict=False):
+            if "nosec" in line:
+                check = re.search(r"# nosec (B\d+)$", line)
+                assert check is not None, line
+                assert re.search(rf"# .*{check[1]}: \w", before), line
+                found.append(line)
+    assert found
 
 
 @pytest.mark.parametrize(

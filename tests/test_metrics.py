@@ -348,6 +348,7 @@ def other_images(images: Tensor) -> Iterator[Tensor]:
     yield images[:-1]
 
 
+@pytest.mark.reliability("G18", "stale or damaged caches: not believed")
 def test_other_content_goes_to_another_file(
     cached: Cached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +393,7 @@ def flip_first_value(content: bytes) -> bytes:
         lambda content: content.replace(b"[40,64]", b"[64,40]"),
     ],
 )
+@pytest.mark.reliability("G18", "stale or damaged caches: not believed")
 def test_damaged_cache_is_computed_again_with_a_warning(
     cached: Cached, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -426,6 +428,7 @@ def test_no_flipped_bit_of_a_cache_goes_unseen_or_crashes(cached: Cached) -> Non
         assert torch.equal(cached.read(images).features["features"], first)
 
 
+@pytest.mark.reliability("G18", "stale or damaged caches: not believed")
 def test_cache_of_another_set_under_this_name_is_not_believed(cached: Cached) -> None:
     images, other = random_images(40, 8), random_images(40, 8, seed=1)
     expected = cached.read(images).features["features"]

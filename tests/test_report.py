@@ -204,6 +204,7 @@ def test_command_writes_where_it_is_told(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.reliability("G5", "malformed inputs refused by real processes")
 def test_wrong_commands_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     make_sweep(
         tmp_path / "new",

@@ -15,7 +15,7 @@ from runs import tiny_config
 
 from uvit_dia import run_folder
 from uvit_dia.config import RESUMABLE_CHANGES, SCHEMA, flatten
-from uvit_dia.errors import EXIT_BAD_INPUT, InputError
+from uvit_dia.errors import EXIT_BAD_INPUT, InputError, StorageError
 from uvit_dia.run_folder import STATES, RunFolder, read_metrics, source_commit, versions
 
 # ---------------------------------------------------------------- the folder itself
@@ -102,6 +102,38 @@ def test_of_many_starts_one_wins(tmp_path: Path) -> None:
     assert sorted(done.exit_code for done in finished) == [0, 1, 1, 1]
     assert sum("mine" in done.stdout for done in finished) == 1
     assert sum("is in use by another run" in done.stderr for done in finished) == 3
+
+
+@pytest.mark.parametrize("owner", [b"\xff\xfe", b"two\nlines", b"x" * 10_000, None])
+def test_a_damaged_name_of_the_owner_is_no_bug(tmp_path: Path, owner: bytes | None) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.lock()
+    if owner is None:
+        (tmp_path / ".lock-owner").unlink()
+    else:
+        (tmp_path / ".lock-owner").write_bytes(owner)
+    with pytest.raises(InputError, match="in use by another run") as raised:
+        second.lock()
+    assert len(str(raised.value)) < 300
+    assert "\n" not in str(raised.value)
+
+
+def test_a_lock_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match="cannot lock"):
+        RunFolder(tmp_path).lock()
+
+
+def test_a_folder_that_went_away_is_one_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run").rmdir()
+    for write in (
+        lambda: folder.set_status("running", 1),
+        lambda: folder.append_metrics({"step": 1}),
+        folder.write_env,
+    ):
+        with pytest.raises(StorageError, match=r"cannot write .*: No such file or directory"):
+            write()
 
 
 # ---------------------------------------------------------------- the config

@@ -118,6 +118,7 @@ def refusal(config: Path, workdir: Path, *flags: str) -> str:
 
 
 @pytest.mark.parametrize("kind", BAD)
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_bad_sweeps_are_refused_before_anything_is_loaded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_no_space_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["--workdir="], "--workdir is missing"),
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 def test_bad_flags(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ def test_bad_flags(
         ["--config=configs/sweeps/digits_batch_size.py", "--config.batch_sizes=(8,8)"],
     ],
 )
+@pytest.mark.reliability("G5", "malformed inputs refused by real processes")
 def test_command_ends_with_one_line(flags: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "uvit_dia.sweep", f"--workdir={tmp_path / 'w'}", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

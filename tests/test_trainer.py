@@ -446,6 +446,7 @@ KINDS = ("loss nan", "loss inf", "gradient nan", "gradient inf")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [0, 5, 7, 11])  # the first, one off a log step, on one, the last
+@pytest.mark.reliability("G11", "NaN, Inf in loss or gradient: stop before the update")
 def test_nothing_non_finite_reaches_the_weights(tmp_path: Path, kind: str, step: int) -> None:
     clean = tiny_trainer(tmp_path / "clean")
     for _ in range(step):
@@ -514,6 +515,7 @@ def test_tasks_never_see_a_diverged_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["weight", "average", "moment"])
+@pytest.mark.reliability("G11", "non-finite state: not saved")
 def test_a_checkpoint_never_holds_a_non_finite_value(tmp_path: Path, place: str) -> None:
     trainer = tiny_trainer(tmp_path)
     for _ in range(4):

@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,8 +57,14 @@ class Checkpoint:
     manifest: dict
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Read one of its files, such as "ema", to the CPU."""
-        return load_file(self.folder / f"{name}.safetensors")
+        """Read one of its files, such as "ema", to the CPU.
+
+        Raises:
+            InputError: if it was saved as something else than tensors.
+        """
+        path = self.folder / f"{name}.safetensors"
+        with _tensor_errors(path):
+            return load_file(path)
 
 
 def step_folder_name(step: int) -> str:
@@ -127,7 +134,7 @@ def commit(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(_storage_message(root, tensors, error)) from error
-    prune(root, keep=keep, warn=warn)
+    prune(root, keep=keep, warn=warn, verified=target)
     return target
 
 
@@ -159,20 +166,28 @@ def _storage_message(
         free = str(shutil.disk_usage(root).free)
     except OSError:
         free = "an unknown number of"
-    reason = " ".join(str(error).split())[:80]
+    cause = error.__cause__ if isinstance(error, StorageError) else error
+    reason = " ".join(str(cause).split())[:80]
     return (
         f"cannot save a checkpoint in {root}: need space for {needed} bytes, have {free} ({reason})"
     )
 
 
-def prune(root: Path, *, keep: int, warn: Warn) -> None:
+def prune(root: Path, *, keep: int, warn: Warn, verified: Path | None = None) -> None:
     """Remove the oldest checkpoints; a failed removal is only a warning.
 
     The newest `keep` stay, and so do the two newest undamaged ones, which damaged ones may have pushed back.
+
+    Args:
+        root: the folder of all checkpoints of a run.
+        keep: how many stay.
+        warn: called with one line when a removal fails.
+        verified: one whose files were hashed a moment ago, and need not be read again.
     """
     folders = step_folders(root)
     surplus = folders[keep:]
-    spared = list(islice(filter(_is_undamaged, folders), MIN_KEPT)) if surplus else []
+    undamaged = (folder for folder in folders if folder == verified or _is_undamaged(folder))
+    spared = list(islice(undamaged, MIN_KEPT)) if surplus else []
     for folder in surplus:
         if folder in spared:
             continue
@@ -289,6 +304,16 @@ def newest_valid(root: Path, warn: Warn) -> Checkpoint | None:
     return None
 
 
+@contextmanager
+def _tensor_errors(path: Path) -> Iterator[None]:
+    """Tell in one line that a file whose hash fits its manifest was saved as something else than tensors."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"{path} holds no tensors: {reason}") from error
+
+
 def check_tensors(checkpoint: Checkpoint, name: str, wanted: Mapping[str, Tensor]) -> None:
     """Compare a file's header with the tensors that should come out of it, before anything is loaded.
 
@@ -296,8 +321,9 @@ def check_tensors(checkpoint: Checkpoint, name: str, wanted: Mapping[str, Tensor
         InputError: naming the first mismatches.
     """
     path = checkpoint.folder / f"{name}.safetensors"
-    with safe_open(path, framework="pt") as file:
-        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    with _tensor_errors(path), safe_open(path, framework="pt") as file:
+        names = file.keys()
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in names}
     expected = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
     wrong = [
         f"{key}: {found.get(key, 'absent')} in the file, {expected.get(key, 'absent')} in the model"

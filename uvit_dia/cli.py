@@ -16,6 +16,10 @@ from ml_collections import ConfigDict, config_flags
 from uvit_dia.config import SAMPLERS, SCHEMA, check_config, flatten, nearest
 from uvit_dia.errors import EXIT_STOPPED_EARLY, CommandError, InputError, StorageError
 
+MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
+MIN_SHORTENED = 40  # characters of a path that are always left
+ELLIPSIS = "..."
+
 
 def new_flags() -> flags.FlagValues:
     """Return an empty set of flags that knows --help."""
@@ -69,7 +73,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         place = error.filename or _config_file(argv)  # the config, or a module that it imports
         line = "" if error.lineno is None else f", line {error.lineno}"
         raise InputError(f"--config: {place}{line}: {error.msg}") from error
-    except Exception as error:  # nothing else raises here but the user's config file, which is code
+    except (Exception, SystemExit) as error:  # raised by the user's config file, which is code
         raise InputError(_config_file_error(error, argv)) from error
     if len(rest) > 1:
         raise InputError(
@@ -112,7 +116,7 @@ def _unknown_key(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _config_file_error(error: Exception, argv: Sequence[str]) -> str:
+def _config_file_error(error: BaseException, argv: Sequence[str]) -> str:
     """Say in one line what running the config file raised."""
     cause = (
         str(error).strip().splitlines()[-1:]
@@ -156,7 +160,12 @@ def read_config(values: flags.FlagValues) -> ConfigDict:
         raise InputError(
             f"--config: get_config() of {file} returned {type(config).__name__}, not a ConfigDict"
         )
-    check_config(config)
+    try:
+        check_config(config)
+    except InputError:
+        raise
+    except Exception as error:  # values that refer to others are computed here, by the user's code
+        raise InputError(_config_file_error(error, ["--config", file])) from error
     return config
 
 
@@ -250,5 +259,27 @@ def _exit_with_line(message: str, code: int) -> None:
         rank == "0" or code != InputError.exit_code
     ):  # wrong input is seen, and told, by all processes alike
         place = "" if rank == "0" else f" [rank {rank}]"
-        print(f"{Path(sys.argv[0]).name}{place}: {message}", file=sys.stderr, flush=True)
+        line = shorten_paths(f"{Path(sys.argv[0]).name}{place}: {message}")
+        shown = "".join(
+            each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line
+        )
+        print(shown, file=sys.stderr, flush=True)  # a name of others must not steer the terminal
     sys.exit(code)
+
+
+def shorten_paths(line: str, length: int = MAX_LINE) -> str:
+    """Cut the middles out of the longest paths until a line fits, or no long path is left; addresses stay whole."""
+    words = line.split(" ")
+    paths = [
+        index
+        for index, word in enumerate(words)
+        if len(word) > MIN_SHORTENED and ("/" in word or len(word) > length) and "://" not in word
+    ]
+    for index in sorted(paths, key=lambda index: len(words[index]), reverse=True):
+        surplus = len(" ".join(words)) - length
+        if surplus <= 0:
+            break
+        word = words[index]
+        kept = max(MIN_SHORTENED, len(word) - surplus) - len(ELLIPSIS)
+        words[index] = word[: kept // 2] + ELLIPSIS + word[len(word) - (kept - kept // 2) :]
+    return " ".join(words)

@@ -244,14 +244,19 @@ def _parquet(
     images = _decode_all(
         contents(), len(cells), img_size=img_size, in_chans=in_chans, resize=resize, show=show
     )
-    labels = None
+    labels, names = None, _class_names(table.schema.metadata)
     if "label" in table.column_names:
         values = table.column("label").to_pylist()
         wrong = [v for v in values if not isinstance(v, int) or not -(2**63) <= v < 2**63]
         if wrong:
             raise InputError(f"{files[0]}: column label holds {wrong[0]!r}; integers are read")
+        nameless = [v for v in values if names and not -1 <= v < len(names)]  # -1: not labelled
+        if nameless:
+            raise InputError(
+                f"{files[0]}: column label holds {nameless[0]}; its {len(names)} class names go with 0 to {len(names) - 1}"
+            )
         labels = torch.tensor(values, dtype=torch.int64)
-    return ImageSet(path.stem, images, labels, _class_names(table.schema.metadata))
+    return ImageSet(path.stem, images, labels, names)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
@@ -277,15 +282,34 @@ def _folder(
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     labelled = [
         (file, label) for label, name in enumerate(classes) for file in _image_files(root / name)
-    ] or [(file, -1) for file in _image_files(root)]
+    ]
+    loose = _loose_images(root)
+    left_out = (loose if labelled else []) + (_loose_images(path) if root != path else [])
+    if left_out:
+        raise InputError(
+            f"data.path: {left_out[0].parent} holds images ({left_out[0].name}) beside folders that hold them; "
+            "move them into one"
+        )
+    labelled = labelled or [(file, -1) for file in loose]
     if not labelled:
         raise InputError(f"data.path: no images ({', '.join(IMAGE_SUFFIXES)}) in {root}")
-    contents = ((file.read_bytes(), str(file)) for file, _ in labelled)
+    contents = ((_read_image(file), str(file)) for file, _ in labelled)
     images = _decode_all(
         contents, len(labelled), img_size=img_size, in_chans=in_chans, resize=resize, show=show
     )
     labels = torch.tensor([label for _, label in labelled]) if labelled[0][1] >= 0 else None
     return ImageSet(path.name, images, labels, tuple(classes))
+
+
+def _read_image(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def _image_files(folder: Path) -> list[Path]:

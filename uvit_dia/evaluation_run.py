@@ -12,6 +12,7 @@ from uvit_dia.cli import SamplingArguments
 from uvit_dia.errors import InputError
 from uvit_dia.evaluation import evaluate
 from uvit_dia.extractors import Extractor, ExtractorSource, find_extractor
+from uvit_dia.files import append_line
 from uvit_dia.inference import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.run_folder import versions
@@ -128,8 +129,7 @@ def _report(values: dict[str, object], facts: dict[str, object], trained: Traine
     line = json.dumps(result, allow_nan=False)
     print(line, flush=True)
     if trained.run is not None:
-        with (Path(trained.run) / "eval.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(Path(trained.run) / "eval.jsonl", line)
     if metric is not None:
         print(
             f"{metric}@{values['num_images']} = {value:.4g}, floor of real images at "

@@ -6,9 +6,11 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, StorageError
 
 
 def sha256_file(path: Path) -> str:
@@ -27,15 +29,40 @@ def fsync_path(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, or a crash, sees the old content or the new, never a part."""
+    """Replace a file in one step: a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises:
+        StorageError: if it cannot be written; an old file is still there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _storage_errors(path):
+        try:
+            temporary.write_bytes(content)
+            fsync_path(temporary)
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):  # what happened to the folder has been told already
+                temporary.unlink(missing_ok=True)
+        fsync_path(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    with _storage_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Tell a failed write in one line."""
     try:
-        temporary.write_bytes(content)
-        fsync_path(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_path(path.parent)
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -66,8 +93,8 @@ def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
         raise InputError(f"cannot make {target.parent}: {error.strerror}") from error
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        # S310: the addresses are constants of this package, https all of them
-        with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:  # noqa: S310
+        # S310, B310: the addresses are constants of this package, https all of them
+        with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:  # noqa: S310  # nosec B310
             total = int(response.headers.get("Content-Length") or 0) or None
             with tqdm(
                 total=total, unit="B", unit_scale=True, desc=target.name, disable=not show_progress

@@ -71,8 +71,7 @@ def check_program(path: Path) -> None:
 
 def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
     members = archive.infolist()
-    if sum(member.file_size for member in members) > MAX_PROGRAM_BYTES:
-        raise InputError(f"--extractor: {path} unpacks to more than {MAX_PROGRAM_BYTES} bytes")
+    _check_size(members, min(MAX_PROGRAM_BYTES, path.stat().st_size), path)
     names = [member.filename for member in members]
     strange = next((name for name in names if not _MEMBER.fullmatch(name)), None)
     if strange is not None:
@@ -87,7 +86,18 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
         if member.filename.endswith(".json"):
             _check_json(json.loads(archive.read(member)), "", path)
         elif member.filename.endswith(".pt"):
-            torch.load(io.BytesIO(archive.read(member)), map_location="cpu", weights_only=True)
+            content = io.BytesIO(archive.read(member))
+            if zipfile.is_zipfile(content):
+                with zipfile.ZipFile(content) as tensors:
+                    _check_size(tensors.infolist(), member.file_size, path)
+            content.seek(0)
+            torch.load(content, map_location="cpu", weights_only=True)
+
+
+def _check_size(members: list[zipfile.ZipInfo], limit: int, path: Path) -> None:
+    """Refuse what takes more memory than its file takes disk; torch compresses nothing that it saves."""
+    if sum(member.file_size for member in members) > limit:
+        raise InputError(f"--extractor: {path} unpacks to more than {limit} bytes")
 
 
 def _check_json(value: object, key: str, path: Path) -> None:

@@ -97,6 +97,9 @@ class RunCheckpoints:
             )
         for name, tensors in expected.items():
             check_tensors(checkpoint, name, tensors)
+        window = checkpoint.tensors("window").get("window")
+        if window is None or window.shape[1:] != (2,):
+            raise InputError(f"{checkpoint.folder / 'window.safetensors'} holds no part of a log")
         return checkpoint
 
     def _compare_config(self, checkpoint: Checkpoint) -> None:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from uvit_dia.config import forbidden_changes, read_config_json, to_plain
 from uvit_dia.errors import InputError
-from uvit_dia.files import write_atomically, write_json
+from uvit_dia.files import append_line, write_atomically, write_json
 
 STATES = ("running", "preempted", "done", "diverged", "failed")
 RECORDED_PACKAGES = (
@@ -73,9 +73,12 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            holder = owner.read_text().strip() if owner.is_file() else "unknown"
+            told = owner.read_text(errors="replace") if owner.is_file() else "unknown"
+            holder = " ".join(told.split())[:100]
             raise InputError(f"{self.path} is in use by another run ({holder})") from None
-        owner.write_text(f"host {platform.node()}, process {os.getpid()}\n")
+        except OSError as error:
+            raise InputError(f"--workdir: cannot lock {self.path}: {error.strerror}") from error
+        write_atomically(owner, f"host {platform.node()}, process {os.getpid()}\n".encode())
 
     def unlock(self) -> None:
         """Give the folder back."""
@@ -122,8 +125,7 @@ class RunFolder:
 
     def append_metrics(self, values: dict[str, object]) -> None:
         """Append one line to `metrics.jsonl`."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+        append_line(self._metrics, json.dumps(values, allow_nan=False))
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the log lines after a step, and a last line torn by a kill: the resumed run writes them again."""
@@ -140,9 +142,12 @@ def read_metrics(path: Path) -> list[dict]:
     """Read a `metrics.jsonl`; an incomplete last line is dropped.
 
     Raises:
-        InputError: if a line other than the last is not a JSON object with a step.
+        InputError: if it cannot be read, or a line other than the last is not a JSON object with a step.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
