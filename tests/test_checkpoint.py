@@ -49,10 +49,22 @@ def tensors(step: int) -> dict[str, dict[str, Tensor]]:
 
 
 def save(
-    root: Path, step: int, *, keep: int = 2, warn: Callable[[str], None] = pytest.fail
+    root: Path,
+    step: int,
+    *,
+    keep: int = 2,
+    warn: Callable[[str], None] = pytest.fail,
+    verified: dict | None = None,
 ) -> Path:
     return commit(
-        root, step, tensors(step), {"seed": step}, {"num_processes": 1}, keep=keep, warn=warn
+        root,
+        step,
+        tensors(step),
+        {"seed": step},
+        {"num_processes": 1},
+        keep=keep,
+        warn=warn,
+        verified=verified,
     )
 
 
@@ -526,6 +538,23 @@ def test_damaged_ones_do_not_push_out_the_last_two_undamaged(tmp_path: Path) -> 
         empty(tmp_path / f"step_{step:08d}" / "optimizer.safetensors")
     save(tmp_path, 21)  # what follows on a resume from step 20
     assert [int(path.name[5:]) for path in step_folders(tmp_path)] == [40, 30, 21, 20]
+
+
+def test_a_checkpoint_that_changed_after_this_process_saved_it_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: dict = {}
+    for step in (10, 20, 30):
+        save(tmp_path, step, verified=verified)
+    assert sorted(path.name for path in verified) == ["step_00000020", "step_00000030"]
+    read: list[Path] = []
+    monkeypatch.setattr(checkpoint, "verify", lambda folder: (read.append(folder), verify(folder)))
+    save(tmp_path, 40, verified=verified)
+    assert read == []  # nothing that this process wrote itself
+    flip(tmp_path / "step_00000040" / "model.safetensors")
+    save(tmp_path, 50, verified=verified)
+    assert [path.name for path in read] == ["step_00000040"]
+    assert [int(path.name[5:]) for path in step_folders(tmp_path)] == [50, 40, 30]
 
 
 def test_what_cannot_be_pruned_is_a_warning(

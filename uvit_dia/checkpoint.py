@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -40,6 +41,10 @@ REQUIRED_FILES = (
 )
 
 Warn = Callable[[str], None]
+Fingerprint = tuple[tuple[str, int, int, int], ...]  # name, inode, bytes, mtime of each file
+# Folders whose hashes this process computed, and what their files looked like then: as long as they look the same they
+# need not be read again.
+Verified = dict[Path, Fingerprint]
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def commit(
     *,
     keep: int,
     warn: Warn,
+    verified: Verified | None = None,
 ) -> Path:
     """Save a checkpoint in one step: after a crash at any moment there is the old one or the new one.
 
@@ -92,6 +98,7 @@ def commit(
         facts: what else the manifest records, JSON's types.
         keep: how many checkpoints to keep, at least 2.
         warn: called with one line when pruning fails.
+        verified: what this process has saved or checked, see `Verified`; it is brought up to date.
 
     Returns:
         The committed folder.
@@ -111,9 +118,12 @@ def commit(
         for name, content in tensors.items():
             save_file(dict(content), temporary / f"{name}.safetensors")
         write_json(temporary / "config.json", config)
+        paths = sorted(temporary.iterdir())
+        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+            hashes = list(pool.map(sha256_file, paths))
         files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(temporary.iterdir())
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256}
+            for path, sha256 in zip(paths, hashes, strict=True)
         }
         manifest = {"format": FORMAT, "step": step, **facts, "files": files}
         write_json(
@@ -134,7 +144,9 @@ def commit(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(_storage_message(root, tensors, error)) from error
-    prune(root, keep=keep, warn=warn, verified=target)
+    verified = {} if verified is None else verified
+    verified[target] = _fingerprint(target)
+    prune(root, keep=keep, warn=warn, verified=verified)
     return target
 
 
@@ -173,7 +185,7 @@ def _storage_message(
     )
 
 
-def prune(root: Path, *, keep: int, warn: Warn, verified: Path | None = None) -> None:
+def prune(root: Path, *, keep: int, warn: Warn, verified: Verified | None = None) -> None:
     """Remove the oldest checkpoints; a failed removal is only a warning.
 
     The newest `keep` stay, and so do the two newest undamaged ones, which damaged ones may have pushed back.
@@ -182,11 +194,12 @@ def prune(root: Path, *, keep: int, warn: Warn, verified: Path | None = None) ->
         root: the folder of all checkpoints of a run.
         keep: how many stay.
         warn: called with one line when a removal fails.
-        verified: one whose files were hashed a moment ago, and need not be read again.
+        verified: what this process has saved or checked, see `Verified`; it is brought up to date.
     """
+    verified = {} if verified is None else verified
     folders = step_folders(root)
     surplus = folders[keep:]
-    undamaged = (folder for folder in folders if folder == verified or _is_undamaged(folder))
+    undamaged = (folder for folder in folders if _is_undamaged(folder, verified))
     spared = list(islice(undamaged, MIN_KEPT)) if surplus else []
     for folder in surplus:
         if folder in spared:
@@ -195,14 +208,29 @@ def prune(root: Path, *, keep: int, warn: Warn, verified: Path | None = None) ->
             shutil.rmtree(folder)
         except OSError as error:
             warn(f"could not remove the old checkpoint {folder}: {error.strerror}")
+    for folder in verified.keys() - set(folders[:keep]):
+        del verified[folder]
 
 
-def _is_undamaged(folder: Path) -> bool:
+def _is_undamaged(folder: Path, verified: Verified) -> bool:
+    fingerprint = _fingerprint(folder)
+    if verified.get(folder) == fingerprint:
+        return True
     try:
         verify(folder)
     except CorruptFileError:
         return False
+    verified[folder] = fingerprint
     return True
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """Return what tells that nobody has written to the files of a folder since."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        facts = path.stat()
+        found.append((path.name, facts.st_ino, facts.st_size, facts.st_mtime_ns))
+    return tuple(found)
 
 
 def step_folders(root: Path) -> list[Path]:

@@ -1,12 +1,20 @@
 """The checkpoints of one run: what is saved with them, and what a run may go on from."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from uvit_dia.checkpoint import Checkpoint, Warn, check_tensors, commit, newest_valid
+from uvit_dia.checkpoint import (
+    Checkpoint,
+    Verified,
+    Warn,
+    check_tensors,
+    commit,
+    newest_valid,
+)
 from uvit_dia.config import config_hash, forbidden_changes, read_config_json, to_plain
 from uvit_dia.errors import DivergedError, InputError
 from uvit_dia.run_folder import RunFolder, versions
@@ -31,6 +39,7 @@ class RunCheckpoints:
         self.config = config
         self.num_processes = num_processes
         self.warn = warn
+        self._verified: Verified = {}
 
     def save(self, step: int, files: Files) -> None:
         """Commit a checkpoint and say so in the run's status; for the main process.
@@ -52,18 +61,24 @@ class RunCheckpoints:
             },
             keep=self.config.train.keep_checkpoints,
             warn=self.warn,
+            verified=self._verified,
         )
         self.folder.set_status("running", step, num_steps=self.config.train.num_steps)
 
     def _refuse_non_finite(self, step: int, files: Files) -> None:
         """Refuse to save what finite gradients overflowed to, such as a second moment."""
         for file, tensors in files.items():
-            for name, tensor in tensors.items():
-                if not torch.isfinite(tensor).all():
-                    raise DivergedError(
-                        f"{file} tensor {name} became non-finite by step {step}, which is not saved. "
-                        f"Last checkpoint: {self.newest_name()}"
-                    )
+            found = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+            if not found:
+                continue
+            highest = torch.stack(torch._foreach_norm(list(found.values()), math.inf))  # keeps NaN
+            is_bad = ~torch.isfinite(highest)
+            if is_bad.any():
+                name = list(found)[int(is_bad.nonzero()[0])]
+                raise DivergedError(
+                    f"{file} tensor {name} became non-finite by step {step}, which is not saved. "
+                    f"Last checkpoint: {self.newest_name()}"
+                )
 
     def newest_name(self) -> str:
         """Return the folder of the newest undamaged checkpoint, or "none"."""

@@ -104,7 +104,14 @@ def _optimizer_tensors(
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give each tensor memory of its own, as safetensors wants."""
-    return {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
+    """Bring tensors to the CPU, each in memory of its own, as safetensors wants; those that are so are not copied."""
+    owned: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        found = tensor.detach().cpu().contiguous()
+        storage = found.untyped_storage()
+        if storage.nbytes() != found.nbytes or storage.data_ptr() in taken:
+            found = found.clone()
+        taken.add(found.untyped_storage().data_ptr())
+        owned[name] = found
+    return owned
