@@ -418,6 +418,12 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         make_uvit()(torch.zeros(shape), torch.zeros(shape[0]))
 
 
+@pytest.mark.parametrize("label", [-1, 10, 2**40])
+def test_labels_out_of_range_are_refused(label: int) -> None:
+    with pytest.raises(ValueError, match=rf"class_labels must be in 0 \.\. 9, got {label}"):
+        make_uvit(num_classes=10)(torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.tensor([3, label]))
+
+
 def test_class_labels_belong_to_a_conditional_model() -> None:
     labels = torch.tensor([0, 1, 2])
     with pytest.raises(ValueError, match="num_classes > 0"):

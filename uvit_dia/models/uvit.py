@@ -262,7 +262,7 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
 
         Raises:
             ValueError: if class_labels are given to an unconditional model, or missing for a conditional one; or if
-                the images are not of the model's size and channels.
+                the images are not of the model's size and channels; or if labels on the CPU are out of range.
         """
         config = self.config
         expected = (config["in_chans"], config["img_size"], config["img_size"])
@@ -272,6 +272,14 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
             )
         if (class_labels is None) != (self.num_extra_tokens == 1):
             raise ValueError("class_labels belong to a model with num_classes > 0, and only to one")
+        if (
+            class_labels is not None and class_labels.device.type == "cpu"
+        ):  # elsewhere looking would wait
+            wrong = class_labels[(class_labels < 0) | (class_labels >= config["num_classes"])]
+            if wrong.numel():
+                raise ValueError(
+                    f"class_labels must be in 0 .. {config['num_classes'] - 1}, got {int(wrong[0])}"
+                )
         x = self._embed(x_t, timesteps, class_labels)  # B L D
         state = self._initial_state(x, dropout_seeds)
         skips: list[Tensor] = []
