@@ -528,6 +528,7 @@ def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in listed.splitlines()] == [*COMMANDS]
 
 
+@pytest.mark.reliability("G5", "malformed inputs refused in one line")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
