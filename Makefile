@@ -28,7 +28,7 @@ quickstart: install
 
 test: install
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and not gpu and not slurm and not network"
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not slurm and not network"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

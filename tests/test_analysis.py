@@ -372,7 +372,18 @@ def test_sensitivity_measures_what_eval_measures(
         loss_change = row["loss"] - results["baseline"]["loss"]
         assert row["loss_change"] == pytest.approx(loss_change, abs=1e-5)
         assert row["loss_change"] != 0
-        assert row["distance_change"] != 0
+        change = row["distance"] - results["baseline"]["distance"]
+        assert row["distance_change"] == pytest.approx(change, abs=1e-5)
+
+
+def test_a_gate_of_a_quarter_is_missed_in_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {**QUICK, "model.attention_options.gate_init": "paper"}
+    train.main(["train.py", *train_arguments(tmp_path / "paper", changes)])
+    rows = analyse("sensitivity", "paper")["results"]["removals"]
+    assert all(row["distance_change"] != 0 for row in rows if row["way"] == "one")
 
 
 def test_nothing_is_lost_where_the_gate_is_one(runs: Path) -> None:

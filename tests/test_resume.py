@@ -33,6 +33,7 @@ from runs import (
 )
 
 from uvit_dia import trainer
+from uvit_dia.cli import shorten_paths
 from uvit_dia.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -461,7 +462,7 @@ def test_a_diverged_run_says_so_and_again(tmp_path: Path) -> None:
         assert "non-finite at step 6" in ended.last_line
         found = status(tmp_path)
         assert (found["state"], found["step"]) == ("diverged", 6)
-        assert found["reason"] in ended.last_line
+        assert shorten_paths(f"train.py: {found['reason']}") == ended.last_line
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000004"]
         assert [line["step"] for line in log_lines(tmp_path)] == [2, 4, 6, 6]
         assert log_lines(tmp_path)[-1] == {"step": 6, "nonfinite": 1, "nonfinite_step": 6}

@@ -46,6 +46,17 @@ def until(happens: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def logged_by_cell(workdir: Path) -> dict[str, int]:
+    """Return how many lines each cell has logged."""
+    return {path.parent.name: len(lines(path)) for path in workdir.glob("cells/*/metrics.jsonl")}
+
+
+def num_grown(workdir: Path, before: dict[str, int]) -> int:
+    """Return how many cells have logged two lines or more since."""
+    now = logged_by_cell(workdir)
+    return sum(count >= before.get(name, 0) + 2 for name, count in now.items())
+
+
 def num_logged(workdir: Path) -> int:
     """Return how many steps all cells have logged."""
     folder = workdir / "cells"
@@ -192,8 +203,8 @@ def test_an_interrupted_cell_resumes_where_it_was(
     workdir = tmp_path / "w"
     for number in (signal.SIGINT, signal.SIGTERM):
         child = start_sweep(finished[1], workdir, "--max_parallel=2", **SLOW_STEPS)
-        before = num_logged(workdir)
-        until(lambda before=before: num_logged(workdir) > before + 3)
+        before = logged_by_cell(workdir)
+        until(lambda before=before: num_grown(workdir, before) == 2)  # both train by now
         os.killpg(child.pid, number)
         ended = child.wait()
         assert ended.exit_code == EXIT_STOPPED_EARLY
