@@ -2,7 +2,9 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ class Crash:
         self.left = count
         self.power_loss = power_loss
         self.is_armed = False
+        self._lock = threading.Lock()
+        self._crashing: int | None = None  # the thread that does
         self._safe = {path.stat().st_ino for path in root.rglob("*")}
         self._fsync, self._save_file = os.fsync, checkpoint.save_file
         sys.addaudithook(lambda event, _: self.pass_by() if event in _OPERATIONS else None)
@@ -34,19 +38,23 @@ class Crash:
 
     def pass_by(self) -> None:
         """Count one operation, or end here."""
-        if not self.is_armed:
+        if not self.is_armed or self._crashing == threading.get_ident():
             return
-        if self.left == 0:
-            self.is_armed = False
-            if self.power_loss:
-                self._lose_power()
-            os._exit(KILLED)
-        self.left -= 1
+        with (
+            self._lock
+        ):  # which the crash keeps: what other threads were about to do, they never do
+            if self.left == 0:
+                self._crashing = threading.get_ident()
+                if self.power_loss:
+                    self._lose_power()
+                os._exit(KILLED)
+            self.left -= 1
 
     def _lose_power(self) -> None:
         for path in self.root.rglob("*"):
-            if path.is_file() and path.stat().st_ino not in self._safe:
-                os.truncate(path, 0)
+            with suppress(FileNotFoundError):  # renamed by what another thread had begun
+                if path.is_file() and path.stat().st_ino not in self._safe:
+                    os.truncate(path, 0)
 
     def _fsync_and_note(self, descriptor: int) -> None:
         self.pass_by()

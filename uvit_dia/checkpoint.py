@@ -115,25 +115,12 @@ def commit(
         root.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(root)
         temporary.mkdir()
-        for name, content in tensors.items():
-            save_file(dict(content), temporary / f"{name}.safetensors")
-        write_json(temporary / "config.json", config)
-        paths = sorted(temporary.iterdir())
-        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-            hashes = list(pool.map(sha256_file, paths))
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256}
-            for path, sha256 in zip(paths, hashes, strict=True)
-        }
+        mode = 0o666 & ~_umask()
+        files = _write_files(temporary, tensors, config, mode)
         manifest = {"format": FORMAT, "step": step, **facts, "files": files}
-        write_json(
-            temporary / "manifest.json", {**manifest, "manifest_sha256": _facts_sha256(manifest)}
-        )
-        for path in temporary.iterdir():
-            path.chmod(
-                0o666 & ~_umask()
-            )  # safetensors writes 0600, which colleagues could not read
-            fsync_path(path)
+        path = temporary / "manifest.json"
+        write_json(path, {**manifest, "manifest_sha256": _facts_sha256(manifest)})
+        _seal(path, mode)
         fsync_path(temporary)
         if (
             target.exists()
@@ -148,6 +135,37 @@ def commit(
     verified[target] = _fingerprint(target)
     prune(root, keep=keep, warn=warn, verified=verified)
     return target
+
+
+def _write_files(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], config: dict, mode: int
+) -> dict[str, dict[str, object]]:
+    """Write all files but the manifest; while one is written, others are hashed and wait for the disk.
+
+    Returns:
+        What the manifest says of each file, by its name.
+    """
+    with ThreadPoolExecutor() as pool:
+        facts = {}
+        for name in sorted(tensors, key=lambda name: -_num_bytes(tensors[name])):
+            path = folder / f"{name}.safetensors"
+            save_file(dict(tensors[name]), path)
+            facts[path.name] = pool.submit(_seal, path, mode)
+        path = folder / "config.json"
+        write_json(path, config)
+        facts[path.name] = pool.submit(_seal, path, mode)
+        return {name: facts[name].result() for name in sorted(facts)}
+
+
+def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _seal(path: Path, mode: int) -> dict[str, object]:
+    """Bring a file to the disk, readable for colleagues, which safetensors' 0600 is not; return its size and hash."""
+    path.chmod(mode)
+    fsync_path(path)
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _facts_sha256(manifest: dict) -> str:
@@ -171,9 +189,7 @@ def _remove_leftovers(root: Path) -> None:
 def _storage_message(
     root: Path, tensors: Mapping[str, Mapping[str, Tensor]], error: Exception
 ) -> str:
-    needed = sum(
-        t.numel() * t.element_size() for content in tensors.values() for t in content.values()
-    )
+    needed = sum(map(_num_bytes, tensors.values()))
     try:
         free = str(shutil.disk_usage(root).free)
     except OSError:
