@@ -36,6 +36,7 @@ pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files wi
     "ignore:the load_module:DeprecationWarning"
 )
 SLOW_STEPS = {"STAND_IN_STEP_SECONDS": "0.06"}
+SLOWER_STEPS = {"STAND_IN_STEP_SECONDS": "0.3"}  # 6 s a cell: none is done before the other begins
 
 
 def until(happens: Callable[[], object], seconds: float = 60) -> None:
@@ -202,7 +203,7 @@ def test_an_interrupted_cell_resumes_where_it_was(
     """SIGTERM to the whole group, as a supervisor sends it: each training gets one signal and saves."""
     workdir = tmp_path / "w"
     for number in (signal.SIGINT, signal.SIGTERM):
-        child = start_sweep(finished[1], workdir, "--max_parallel=2", **SLOW_STEPS)
+        child = start_sweep(finished[1], workdir, "--max_parallel=2", **SLOWER_STEPS)
         before = logged_by_cell(workdir)
         until(lambda before=before: num_grown(workdir, before) == 2)  # both train by now
         os.killpg(child.pid, number)
