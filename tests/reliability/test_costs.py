@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from figures import RecordFigure
+from runs import CONFIG, ROOT, tiny_trainer
 from safetensors.torch import save_file
 
 from configs.digits_uvit_dia import get_config
 from configs.sweeps.digits_batch_size import get_config as get_sweep_config
-from runs import CONFIG, ROOT, tiny_trainer
 from uvit_dia.files import fsync_path
 
 pytestmark = pytest.mark.reliability
