@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/quickstart
 FIGURES ?= runs/reliability/figures.json
 
-.PHONY: install quickstart test slow slurm two-machines reliability audit lint format clean
+.PHONY: install quickstart test slow slurm two-machines reliability reliability-fast audit lint format clean
 
 install: $(VENV)/.installed
 
@@ -45,8 +45,13 @@ two-machines: install
 	$(BIN)/python -m pytest tests/network -m network --timeout 900
 
 # Kills, damage, bad input: the figures of docs/reliability.md, measured, as a table and as JSON. On a quiet machine.
+# The fast part (a minute) is also among the tests of `make test`, where durations are not judged.
+RELIABILITY := -m pytest $(shell grep -rlE 'mark\.reliability' tests --include='test_*.py') -n 2 --dist worksteal
 reliability: install
-	$(BIN)/python -m pytest -m "reliability and not gpu and not slurm and not network" --figures $(FIGURES)
+	$(BIN)/python $(RELIABILITY) -m "reliability and not gpu and not slurm and not network" --figures=$(FIGURES)
+
+reliability-fast: install
+	$(BIN)/python $(RELIABILITY) -m "reliability and not slow and not gpu and not slurm and not network" --figures=$(FIGURES)
 
 # Known holes in the pinned packages, and dangerous calls in ours (medium severity or higher fails).
 audit: install

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def record_figure(request: pytest.FixtureRequest) -> RecordFigure:
     """Return a function that records a measured figure, and fails the test where its limit does not hold."""
     figures: Figures = request.config.pluginmanager.get_plugin("figures")
-    return figures.recorder(request.node.nodeid)
+    return figures.recorder(request.node)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
-"""Crashes at every file operation, for the tests: the process ends there, or the power goes."""
+"""Crashes at every file operation, for the tests: the process ends there, and the power may go too."""
 
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,17 @@ KILLED = 137  # what a shell reports for kill -9
 
 
 class Crash:
-    """Ends this process before its k-th file operation; with `power_loss`, unsynced files are empty afterwards.
+    """Ends this process before its k-th file operation.
 
     Args:
-        root: the folder whose files may lose their content.
+        root: the folder whose files are written.
         count: k, from 0.
-        power_loss: whether the content of files that were never fsynced is lost.
+        note: where to write, at the end, what a loss of power would spare: see `lost_with_the_power`.
     """
 
-    def __init__(self, root: Path, count: int, *, power_loss: bool) -> None:
-        self.root = root
+    def __init__(self, root: Path, count: int, note: Path | None = None) -> None:
         self.left = count
-        self.power_loss = power_loss
+        self.note = note
         self.is_armed = False
         self._lock = threading.Lock()
         self._crashing: int | None = None  # the thread that does
@@ -45,16 +44,10 @@ class Crash:
         ):  # which the crash keeps: what other threads were about to do, they never do
             if self.left == 0:
                 self._crashing = threading.get_ident()
-                if self.power_loss:
-                    self._lose_power()
+                if self.note is not None:
+                    self.note.write_text(json.dumps(sorted(self._safe)))
                 os._exit(KILLED)
             self.left -= 1
-
-    def _lose_power(self) -> None:
-        for path in self.root.rglob("*"):
-            with suppress(FileNotFoundError):  # renamed by what another thread had begun
-                if path.is_file() and path.stat().st_ino not in self._safe:
-                    os.truncate(path, 0)
 
     def _fsync_and_note(self, descriptor: int) -> None:
         self.pass_by()
@@ -67,6 +60,16 @@ class Crash:
         self.pass_by()
         self._save_file(tensors, path, *arguments)
         self.pass_by()
+
+
+def lost_with_the_power(root: Path, note: Path) -> list[Path]:
+    """Return the files, relative to a folder, whose content was never fsynced before a crash left its note."""
+    safe = set(json.loads(note.read_text()))
+    return [
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.is_file() and path.stat().st_ino not in safe
+    ]
 
 
 def run_armed(crash: Crash, function: Callable[..., object], *arguments: Any, **named: Any) -> None:

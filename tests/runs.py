@@ -14,6 +14,7 @@ from crashes import Crash, run_armed
 from forked import Child, Finished
 from ml_collections import ConfigDict
 
+from uvit_dia.checkpoint import step_folders
 from uvit_dia.config import check_config
 from uvit_dia.files import sha256_file
 
@@ -203,7 +204,7 @@ def _fault_in_commit(fault: Fault) -> None:
     commit = run_checkpoints.commit
 
     def faulty(root: Path, *arguments: Any, **named: Any) -> None:
-        crash = Crash(root, fault.at, power_loss=False)
+        crash = Crash(root, fault.at)
         run_armed(crash, commit, root, *arguments, **named)
 
     run_checkpoints.commit = faulty  # type: ignore[assignment]
@@ -223,6 +224,11 @@ _PLACES: dict[str, Callable[[Fault], None]] = {
 
 def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:08d}"
+
+
+def newest_step(run: Path) -> int:
+    """Return the step of the newest checkpoint of a run, or 0."""
+    return max((int(path.name[5:]) for path in step_folders(run / "checkpoints")), default=0)
 
 
 def log_lines(run: Path) -> list[dict]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from crashes import KILLED, Crash, run_armed
+from crashes import KILLED, Crash, lost_with_the_power, run_armed
 from forked import Child
 from safetensors import SafetensorError
 from torch import Tensor
@@ -404,50 +404,65 @@ def _prepare(root: Path, scenario: str) -> set[int | None]:
     return {None if scenario == "first" else 20, 30}
 
 
-def _crash_at_every_operation(work: Path, scenario: str, power_loss: bool) -> None:
-    """Print, for each operation of a commit, what a process that ends before it leaves behind."""
+def _go_on(root: Path) -> dict[str, object]:
+    """Do what the next process does in a folder; return what it finds and leaves."""
+    outcome: dict[str, object] = {}
+    try:
+        found = newest_valid(root, [].append)
+        outcome["found"] = found and found.step
+        save(root, 40, warn=[].append)
+        outcome["next"] = newest_valid(root, pytest.fail).step  # type: ignore[union-attr]
+    except Exception as error:
+        outcome["found"] = repr(error)
+    outcome["leftovers"] = [path.name for path in root.glob(".*")]
+    return outcome
+
+
+def _crash_at_every_operation(work: Path, scenario: str) -> None:
+    """Print, for each operation of a commit, what a process that ends before it leaves behind, and with lost power."""
     os.fsync = lambda descriptor: None  # the test is of their order, and needs no waiting
+    left, note = work / "left", work / "note"
     is_whole = False
     count = 0
     while not is_whole:
-        root = work / str(count)
-        allowed = _prepare(root, scenario)
-        crash = Crash(root, count, power_loss=power_loss) if (pid := os.fork()) == 0 else None
+        allowed = _prepare(left, scenario)
+        crash = Crash(left, count, note) if (pid := os.fork()) == 0 else None
         if crash is not None:
-            run_armed(crash, save, root, 30)
+            run_armed(crash, save, left, 30)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         is_whole = code == 0
-        outcome: dict[str, object] = {"code": code, "allowed": sorted(map(str, allowed))}
-        try:
-            found = newest_valid(root, [].append)
-            outcome["found"] = str(found and found.step)
-            save(root, 40, warn=[].append)  # the next process goes on
-            outcome["next"] = str(newest_valid(root, pytest.fail).step)  # type: ignore[union-attr]
-        except Exception as error:
-            outcome["found"] = repr(error)
-        outcome["leftovers"] = [path.name for path in root.glob(".*")]
-        print(json.dumps(outcome))
-        shutil.rmtree(root)
+        losses = {"kill": []}
+        if not is_whole:
+            losses["power loss"] = lost_with_the_power(left, note)
+        for loss, emptied in losses.items():
+            copy = work / f"{count} {loss}"  # whose files this process has not verified yet
+            shutil.copytree(left, copy)
+            for path in emptied:
+                os.truncate(copy / path, 0)
+            outcome = {"code": code, "allowed": list(allowed), "emptied": len(emptied)}
+            print(json.dumps({"at": [count, loss], **outcome, **_go_on(copy)}))
+            shutil.rmtree(copy)
+        shutil.rmtree(left)
         count += 1
 
 
-@pytest.mark.parametrize("power_loss", [False, True], ids=["kill", "power loss"])
 @pytest.mark.parametrize("scenario", ["first", "third", "damaged"])
-@pytest.mark.reliability("G2", "commits with a crash, or power loss, anywhere")
-def test_a_crash_anywhere_leaves_the_old_one_or_the_new_one(
-    tmp_path: Path, scenario: str, power_loss: bool
-) -> None:
-    finished = Child(_crash_at_every_operation, tmp_path, scenario, power_loss).wait()
+@pytest.mark.reliability("G2", "commits with a crash, and power loss, anywhere")
+def test_a_crash_anywhere_leaves_the_old_one_or_the_new_one(tmp_path: Path, scenario: str) -> None:
+    finished = Child(_crash_at_every_operation, tmp_path, scenario).wait()
     assert finished.exit_code == 0, finished.stderr
     outcomes = [json.loads(line) for line in finished.stdout.splitlines()]
-    assert len(outcomes) >= 30  # places to crash at
+    assert len(outcomes) >= 2 * 30 + 1  # places to crash at, and none
     assert [outcome["code"] for outcome in outcomes] == [KILLED] * (len(outcomes) - 1) + [0]
-    for count, outcome in enumerate(outcomes):
-        assert outcome["found"] in outcome["allowed"], (count, outcome)
-        assert outcome["next"] == "40", (count, outcome)
-        assert outcome["leftovers"] == [], (count, outcome)
-    assert {outcome["found"] for outcome in outcomes} == set(outcomes[0]["allowed"])
+    assert sum(outcome["emptied"] > 0 for outcome in outcomes) >= 10
+    for outcome in outcomes:
+        assert outcome["found"] in outcome["allowed"], outcome
+        assert outcome["next"] == 40, outcome
+        assert outcome["leftovers"] == [], outcome
+    for loss in ("kill", "power loss"):
+        found = {outcome["found"] for outcome in outcomes if outcome["at"][1] == loss}
+        assert found == set(outcomes[0]["allowed"])
 
 
 @pytest.mark.parametrize(

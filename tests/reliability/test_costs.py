@@ -70,7 +70,7 @@ def test_a_commit_beside_plain_accelerate(tmp_path: Path, record_figure: RecordF
     trainer = tiny_trainer(tmp_path / "run", changes)
     trainer.train_step()
     ours, plain = [], []
-    for trial in range(5):
+    for trial in range(9):
         trainer.step = trial + 1
         ours.append(seconds_of(trainer.save))
         folder = tmp_path / "plain" / str(trial)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from figures import RecordFigure
 from forked import Child
-from runs import Fault, result, start_train, status, step_folder, train
+from runs import Fault, newest_step, result, start_train, status, step_folder, train
 
-from uvit_dia.checkpoint import step_folders
 from uvit_dia.errors import EXIT_STOPPED_EARLY
 
 pytestmark = [pytest.mark.reliability, pytest.mark.slow]
@@ -37,11 +36,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def num_logged(run: Path) -> int:
     log = run / "metrics.jsonl"
     return log.read_bytes().count(b"\n") if log.exists() else 0
-
-
-def newest_step(run: Path) -> int:
-    """Return the step of the newest checkpoint of a run, or 0."""
-    return max((int(path.name[5:]) for path in step_folders(run / "checkpoints")), default=0)
 
 
 def wait_until_logged(child: Child, run: Path, step: int) -> None:
