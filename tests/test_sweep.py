@@ -86,7 +86,9 @@ def test_learning_rate_rules(tmp_path: Path, rule: str, factors: list[float]) ->
 
 
 def test_ema_half_life_in_images_is_the_same_for_every_batch_size(tmp_path: Path) -> None:
-    found = made(tmp_path, ema_rule="halflife_images", ema_halflife_images=6400)
+    overrides = {**SWEEP["overrides"], "ema": {"rampup_ratio": 0.0}}
+    rule = {"ema_rule": "halflife_images", "ema_halflife_images": 6400}
+    found = made(tmp_path, **rule, overrides=overrides)
     for cell in found.cells:
         ema = found.configs[cell.name].ema
         decay = ema_decay(
@@ -96,6 +98,14 @@ def test_ema_half_life_in_images_is_the_same_for_every_batch_size(tmp_path: Path
             rampup_ratio=0.0,
         )
         assert decay ** (6400 / cell.batch_size) == pytest.approx(0.5, rel=1e-12)
+
+
+def test_a_half_life_that_the_ramp_would_not_allow_is_refused(tmp_path: Path) -> None:
+    """Of 20 steps the average may look back 5%: 8 images at batch size 8, 16 at 16."""
+    rule = {"ema_rule": "halflife_images", "batch_sizes": (16, 8)}
+    made(tmp_path, **rule, ema_halflife_images=8)
+    with pytest.raises(InputError, match=r"uvit-b0008-s0: .*below 8 images.* = 9 has no effect"):
+        made(tmp_path, **rule, ema_halflife_images=9)
 
 
 def test_ema_of_the_base_config_stays(tmp_path: Path) -> None:
@@ -250,8 +260,12 @@ def test_status_of_100_cells_is_quick_and_needs_no_torch(tmp_path: Path) -> None
     assert min(seconds) < 2
 
 
+@pytest.mark.parametrize("state", ["diverged", "failed"])
 def test_watch_ends_when_all_cells_have_ended(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    state: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workdir = tmp_path / "w"
     found = fake_sweep(workdir, 12)
@@ -259,15 +273,16 @@ def test_watch_ends_when_all_cells_have_ended(
 
     def sleep(seconds: float) -> None:
         sleeps.append(seconds)
+        assert len(sleeps) < 3, "it goes on for ever"
         for cell in found.cells:
             cell.folder(workdir).mkdir(parents=True, exist_ok=True)
-            write_cell_json(cell.folder(workdir), "diverged", reason="")
+            write_cell_json(cell.folder(workdir), state, reason="")
 
     monkeypatch.setattr("uvit_dia.sweep.time.sleep", sleep)
     main(["sweep", f"--workdir={workdir}", "--watch"])
     assert len(sleeps) == 1
     assert capsys.readouterr().out.endswith(
-        "0 done, 0 running, 0 waiting, 12 diverged of 12 cells\n"
+        f"0 done, 0 running, 0 waiting, 12 {state} of 12 cells\n"
     )
 
 

@@ -1,7 +1,9 @@
 """What a sweep refuses before anything starts: one line, exit code 2, nothing written."""
 
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 from sweeps import ROOT, SWEEP, sweep, write_sweep
 
 from uvit_dia.errors import InputError, StorageError
+from uvit_dia.sweep import _parse, _read_config
+from uvit_dia.sweeping.config import make_sweep
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"
@@ -135,6 +139,39 @@ def test_cells_that_cannot_start_are_found_before_the_first_one_runs(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     changes, message = BAD_FOR_THE_MACHINE[kind]
     assert message in refusal(write_sweep(tmp_path, **changes), tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "gpus_per_run", "message"),
+    [
+        (2, 2, None),
+        (1, 1, None),
+        (1, 0, None),
+        (2, 1, "num_processes = 2, and slurm.gpus_per_run = 1; a process needs a GPU of its own"),
+        (2, 4, "num_processes = 2, and slurm.gpus_per_run = 4"),
+        (2, 0, "set ACCELERATE_USE_CPU=true"),
+    ],
+)
+def test_processes_of_a_job_have_the_gpus_of_the_job(
+    num_processes: int,
+    gpus_per_run: int,
+    message: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A login node has none."""
+    from uvit_dia.sweeping.preflight import check_machine
+
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    path = write_sweep(tmp_path, num_processes=num_processes)
+    found = make_sweep(_read_config(_parse(["sweep", f"--config={path}"]))[0], path, ROOT)
+    check = partial(check_machine, found, [], tmp_path, gpus_per_run=gpus_per_run)
+    if message is None:
+        check()
+    else:
+        with pytest.raises(InputError, match=re.escape(message)):
+            check()
 
 
 def test_no_space_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from sweeps import (
 
 from uvit_dia.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
 from uvit_dia.run_folder import RunFolder
+from uvit_dia.sweep import _parse, _read_config
 from uvit_dia.sweeping.run import CellsFailed
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
@@ -153,6 +154,39 @@ def test_another_sweep_is_refused_in_the_same_folder(
         sweep(config, finished[0])
     words = {"held_constant": "other words", "seconds_per_step": 3.0}
     sweep(write_sweep(tmp_path, batch_sizes=(8,), **words), finished[0])  # the same sweep
+
+
+def test_a_finished_sweep_takes_what_may_change(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The report reads it: words, and what all others are compared with. A lost sweep.json comes back."""
+    workdir = tmp_path / "w"
+    shutil.copytree(finished[0], workdir)
+    changed = write_sweep(tmp_path, batch_sizes=(8,), held_constant="new", baseline="dia_lstm")
+    sweep(changed, workdir)
+    config = read(workdir / "sweep.json")["config"]
+    assert (config["held_constant"], config["baseline"]) == ("new", "dia_lstm")
+    (workdir / "sweep.json").unlink()
+    sweep(finished[1], workdir)
+    config = read(workdir / "sweep.json")["config"]
+    assert (config["held_constant"], config["baseline"]) == ("steps", "uvit")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), "steps"),
+        (("--config.lr_rule=sqrt",), ""),
+        (("--config.lr_rule=sqrt", "--config.held_constant=mine"), "mine"),
+        (("--config.seeds=(0,1)",), "steps"),
+    ],
+)
+def test_words_of_the_file_do_not_outlive_its_rules(
+    flags: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    config = write_sweep(tmp_path, batch_sizes=(8,))
+    values = _parse(["sweep", f"--config={config}", *flags])
+    assert _read_config(values)[0].held_constant == expected
 
 
 def test_run_of_another_config_in_a_cell_is_refused(

@@ -22,8 +22,17 @@ from uvit_dia.sweeping.config import SWEEP_SCHEMA, Sweep, make_sweep
 from uvit_dia.sweeping.folder import FINAL_STATES, compare
 from uvit_dia.sweeping.status import plan_table, read_status, status_table
 
+WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
+    "budget",
+    "lr_rule",
+    "reference_batch_size",
+    "ema_",
+    "overrides.optimizer",
+    "overrides.ema",
+)
 CLUSTERS = ("local", "slurm")
 WATCH_SECONDS = 2.0
+WATCHED_TO_THE_END = (*FINAL_STATES, "failed")
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
@@ -106,6 +115,9 @@ def _read_config(values: flags.FlagValues) -> tuple[ConfigDict, Path]:
         raise InputError(
             f"--config {found}; for example --config configs/sweeps/digits_batch_size.py"
         )
+    changed = config_flags.get_override_values(values["config"])
+    if "held_constant" not in changed and any(key.startswith(WHAT_IS_HELD) for key in changed):
+        config.held_constant = ""  # the file's words are about the file's rules
     return config, Path(config_flags.get_config_filename(values["config"]).split(":")[0])
 
 
@@ -126,13 +138,13 @@ def show_plan(sweep: Sweep, workdir: Path, max_parallel: int) -> None:
 
 
 def show_status(workdir: Path, *, is_watched: bool) -> None:
-    """Print what has become of the cells, once, or until all have ended."""
+    """Print what has become of the cells, once, or until all have ended, a failed one among them."""
     while True:
         cells = read_status(workdir)
         if is_watched and sys.stdout.isatty():
             print(CLEAR_SCREEN, end="")
         print(status_table(cells), flush=True)
-        if not is_watched or all(cell.state in FINAL_STATES for cell in cells):
+        if not is_watched or all(cell.state in WATCHED_TO_THE_END for cell in cells):
             return
         time.sleep(WATCH_SECONDS)
 

@@ -7,7 +7,7 @@
 Held constant over batch sizes: optimizer steps and learning rate, as in the paper's Fig. 8, so a small batch sees fewer
 images; and the EMA as a function of the step. The variants at one batch size have everything in common but the unit.
 To hold images instead: --config.budget=images --config.budget_amount=512000 --config.ema_rule=halflife_images
---config.ema_halflife_images=90000, which is another sweep and needs a folder of its own.
+--config.ema_halflife_images=25000, which is another sweep and needs a folder of its own.
 
 Not compiled: a run is so short that compiling it would take a large part of it. 72 runs, meant for 25 minutes of one
 modern GPU with cells in parallel, or for a Slurm cluster. Not run by us yet: neither time nor result is claimed.

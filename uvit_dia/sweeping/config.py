@@ -241,6 +241,18 @@ def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
             f"cell {cell.name}: batch size {cell.batch_size} is not divisible by num_processes = {num_processes} "
             f"x train.accumulation_steps = {config.train.accumulation_steps}"
         )
+    _check_halflife(cell, config)
+
+
+def _check_halflife(cell: Cell, config: ConfigDict) -> None:
+    """Refuse a half-life that `ema.rampup_ratio` would not let a run reach: the rule would hold nothing constant."""
+    ema = config.ema
+    longest = ema.rampup_ratio * cell.images
+    if ema.rampup_ratio and ema.halflife_images > longest:
+        raise InputError(
+            f"cell {cell.name}: ema.rampup_ratio = {ema.rampup_ratio:g} of its {cell.images} images keeps the half-life "
+            f"of the average below {longest:.0f} images; ema_halflife_images = {ema.halflife_images} has no effect"
+        )
 
 
 def _refuse_equal_runs(configs: dict[str, ConfigDict]) -> None:

@@ -127,8 +127,10 @@ def _difference(saved: dict, sweep: Sweep) -> str:
 
 
 def write_sweep_json(workdir: Path, sweep: Sweep) -> None:
-    """Write `sweep.json`."""
-    write_json(workdir / "sweep.json", describe(sweep))
+    """Write `sweep.json`, unless it says the same already."""
+    path, content = workdir / "sweep.json", describe(sweep)
+    if read_json(path) != json.loads(json.dumps(content)):
+        write_json(path, content)
 
 
 def read_json(path: Path) -> dict | None:

@@ -56,20 +56,26 @@ class _Memory:
         return cast(T, self._results[key])
 
 
-def check_machine(sweep: Sweep, cells: Iterable[Cell], workdir: Path) -> Machine:
+def check_machine(
+    sweep: Sweep, cells: Iterable[Cell], workdir: Path, *, gpus_per_run: int | None = None
+) -> Machine:
     """Check that cells can be trained and evaluated; only data that are not there yet are fetched to their cache.
 
     Args:
         sweep: the sweep.
         cells: those of its cells that are still to be run.
         workdir: the sweep's folder; it need not be there.
+        gpus_per_run: GPUs that a cluster gives to a cell; None where cells run on this machine.
 
     Raises:
         InputError: naming the first cell that could not start, and why.
         StorageError: if the checkpoints of all cells would not fit.
     """
     num_gpus = torch.cuda.device_count()
-    _check_processes(sweep.launch.num_processes, num_gpus)
+    if gpus_per_run is None:
+        _check_processes(sweep.launch.num_processes, num_gpus)
+    else:
+        _check_processes_of_job(sweep.launch.num_processes, gpus_per_run)
     memory = _Memory()
     extractors = {}
     bytes_needed = 0
@@ -136,6 +142,15 @@ def _check_extractor(config: ConfigDict, evaluation: Evaluation, images: ImageSe
             "least as many images"
         )
     return source.sha256
+
+
+def _check_processes_of_job(num_processes: int, gpus_per_run: int) -> None:
+    """Refuse jobs whose processes would share GPUs; without any, the jobs' processes are told to use CPUs."""
+    if num_processes > 1 and gpus_per_run not in (0, num_processes):
+        raise InputError(
+            f"num_processes = {num_processes}, and slurm.gpus_per_run = {gpus_per_run}; a process needs a GPU of its own"
+        )
+    _check_processes(num_processes, gpus_per_run)
 
 
 def _check_processes(num_processes: int, num_gpus: int) -> None:

@@ -50,12 +50,12 @@ def run_sweep(sweep: Sweep, workdir: Path, *, cluster: str, max_parallel: int | 
     if missing:
         from uvit_dia.sweeping.preflight import check_machine  # torch is imported from here on
 
-        machine = check_machine(sweep, missing, workdir)
-        folder = folder or _locked(workdir)
-        compare(
-            workdir, sweep
-        )  # again: another process may have been here before the lock was ours
-        write_sweep_json(workdir, sweep)
+        gpus_per_run = sweep.config.slurm.gpus_per_run if cluster == "slurm" else None
+        machine = check_machine(sweep, missing, workdir, gpus_per_run=gpus_per_run)
+    folder = folder or _locked(workdir)
+    compare(workdir, sweep)  # again: another process may have been here before the lock was ours
+    write_sweep_json(workdir, sweep)  # also of a finished sweep: its baseline and words may be new
+    if missing:
         tasks = [
             make_task(sweep, cell, workdir, extractor_sha256=machine.extractor_sha256[cell.name])
             for cell in missing
@@ -71,8 +71,7 @@ def run_sweep(sweep: Sweep, workdir: Path, *, cluster: str, max_parallel: int | 
             )
             progress = _run(tasks, local, workdir)
     _tell_results(workdir)
-    if folder is not None:
-        folder.unlock()
+    folder.unlock()
     _raise_if_failed(progress)
 
 

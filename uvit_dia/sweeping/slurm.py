@@ -46,7 +46,8 @@ def check_slurm(slurm: ConfigDict) -> None:
     partitions = _run(["sinfo", "--noheader", "--format=%R"])
     if partitions is None:
         raise InputError("--cluster slurm: sinfo gets no answer from Slurm's controller")
-    if slurm.partition and slurm.partition not in partitions.split():
+    unknown = set(slurm.partition.split(",")) - {"", *partitions.split()}
+    if unknown:
         known = ", ".join(sorted(set(partitions.split()))) or "none"
         raise InputError(f"slurm.partition = {slurm.partition!r}: unknown; there are {known}")
 
