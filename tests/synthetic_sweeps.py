@@ -111,10 +111,11 @@ def log_lines(
                 "ema_decay": 0.99,
                 "images_per_second": 1000 * rng.random(),
                 "data_seconds": rng.random(),
-                "noise_scale": 40 * math.exp(0.3 * rng.standard_normal()),
+                "noise_scale_signal": 0.05 + 0.05 * rng.standard_normal(),
+                "noise_scale_noise": 2.0,
+                "noise_scale": None,
                 "loss_spikes": int(rng.random() < 0.1),
                 "grad_spikes": int(rng.random() < 0.2),
-                "nonfinite": 0,
             }
         )
     return made
@@ -153,7 +154,11 @@ def write_cell(
     if state != "done":
         lines = lines[: len(lines) // 3]
         step = lines[-1]["step"]
-    facts = {"reason": f"loss became non-finite at step {step}"} if state == "diverged" else {}
+    facts = {}
+    if state == "diverged":  # two steps into the next log window
+        step += 2
+        facts = {"reason": f"loss became non-finite at step {step}"}
+        lines.append({"step": step, "nonfinite": 1, "nonfinite_step": step})
     write_json(
         home / "status.json",
         {"state": state, "step": step, "num_steps": cell["num_steps"], **facts},

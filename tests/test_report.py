@@ -53,19 +53,26 @@ def text_of(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("ema", "words"),
     [
-        ((0.999, 0, 0.0), "half-life of 693 steps (decay 0.999); counted in images, its memory"),
+        (
+            (0.999, 0, 0.0),
+            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at 8 and 22,170 images at 32",
+        ),
         (
             (0.999, 0, 0.05),
-            "693 steps (decay 0.999), or 5% of the run so far where that is shorter;",
+            "693 steps (decay 0.999), or 5% of the run so far where that is shorter; "
+            "at the end of a run that is 3,200 images at every batch size.",
         ),
-        ((0.0, 5000, 0.0), "half-life of 5,000 images at every batch size."),
+        (
+            (0.0, 5000, 0.0),
+            "half-life of 5,000 images at every batch size; at the end of a run that is 5,000 images at every",
+        ),
         ((0.0, 5000, 0.1), "5,000 images at every batch size, or 10% of the run so far where that"),
     ],
 )
 def test_report_says_how_weights_were_averaged(
     ema: tuple[float, int, float], words: str, tmp_path: Path
 ) -> None:
-    cells = make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1))
+    cells = make_sweep(tmp_path, batch_sizes=(8, 32), seeds=(0, 1))
     keys = ("decay", "halflife_images", "rampup_ratio")
     for cell in cells:
         path = tmp_path / "cells" / cell["name"] / "config.json"
@@ -127,6 +134,9 @@ def test_report_names_settings_machine_and_statistics(full: Path) -> None:
 
 def test_a_metric_of_inception_is_called_fid_and_no_other(tmp_path: Path) -> None:
     make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1))
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    content["config"]["eval"]["extractor"] = "inception-v3-compat"
+    write_json(tmp_path / "sweep.json", content)
     for folder in (tmp_path / "cells").iterdir():
         facts = {"metric": "fid", "fid": 5.0, "extractor": "inception-v3-compat"}
         lines = [evaluation(2000, 5.0 + 0.1 * s + len(folder.name), s, **facts) for s in (0, 1)]

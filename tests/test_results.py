@@ -19,6 +19,7 @@ from synthetic_sweeps import (
 )
 
 from uvit_dia.errors import InputError
+from uvit_dia.reporting.figure_training import loss_figure
 from uvit_dia.reporting.results import COLUMNS, SweepResults, read_results, results_csv
 
 STEPS = 2000  # of a run at batch size 32
@@ -72,13 +73,21 @@ def test_measures_of_the_log_by_hand(sweep: Path) -> None:
             "grad_norm_std": std,
             "grad_norm_min": norm - 1,
             "grad_norm_max": norm + 1,
-            "noise_scale": noise,
+            "noise_scale_noise": noise,
+            "noise_scale_signal": 2.0,
             "update_ratio": ratio,
             "loss_spikes": 1,
             "grad_spikes": 2,
-            "nonfinite": 0,
         }
         for step, loss, norm, std, noise, ratio in (
+            (
+                100,
+                1.2,
+                4.0,
+                1.0,
+                70.0,
+                0.1,
+            ),  # the first tenth counts in norms, not in the noise scale
             (500, 1.0, 4.0, 1.0, 10.0, 0.1),
             (1000, 0.8, 2.0, 1.0, None, 0.2),
             (2000, 0.6, 2.0, 2.0, 30.0, 0.3),
@@ -90,8 +99,10 @@ def test_measures_of_the_log_by_hand(sweep: Path) -> None:
     assert row["grad_norm_mean"] == pytest.approx((500 * 4 + 500 * 2 + 1000 * 2) / 2000)
     assert row["grad_norm_std"] == pytest.approx(math.sqrt((500 * 1 + 500 * 1 + 1000 * 4) / 2000))
     assert (row["grad_norm_min"], row["grad_norm_max"]) == (1.0, 5.0)
-    assert (row["loss_spikes"], row["grad_spikes"], row["nonfinite"]) == (3, 6, 0)
-    assert (row["noise_scale"], row["update_ratio"], row["last_step"]) == (20.0, 0.2, 2000)
+    assert (row["loss_spikes"], row["grad_spikes"], row["nonfinite"]) == (4, 8, 0)
+    assert (row["noise_scale_noise"], row["noise_scale_signal"]) == (20.0, 2.0)
+    assert (row["noise_scale"], row["last_step"]) == (10.0, 2000)
+    assert row["update_ratio"] == pytest.approx(0.15)
 
 
 def test_noise_scale_is_the_ratio_of_averaged_terms(sweep: Path) -> None:
@@ -111,6 +122,43 @@ def test_noise_scale_is_the_ratio_of_averaged_terms(sweep: Path) -> None:
     lines[-1]["noise_scale_signal"] = -6.0
     write_lines(cell_folder(sweep) / "metrics.jsonl", lines)
     assert math.isnan(row_of(read_results(sweep))["noise_scale"])
+
+
+def test_the_noise_scale_of_a_variant_counts_seeds_whose_signal_noise_hides(sweep: Path) -> None:
+    """Leaving them out would make the others' mean too small."""
+    results = read_results(sweep)
+    variant, size = results.plan.variants[0], results.plan.batch_sizes[0]
+    cells = [c.name for c in results.plan.cells if (c.variant, c.batch_size) == (variant, size)]
+    assert len(cells) >= 2
+    for name, signal in zip(cells, [3.0, -1.0, *[1.0] * len(cells)], strict=False):
+        line = {"step": STEPS, "loss": 1.0, "noise_scale_noise": 10.0, "noise_scale_signal": signal}
+        write_lines(sweep / "cells" / name / "metrics.jsonl", [line])
+    results = read_results(sweep)
+    signals = sum(([3.0, -1.0, *[1.0] * len(cells)])[: len(cells)])
+    assert results.noise_scale(variant, size) == pytest.approx(10 * len(cells) / signals)
+    assert len(results.values("noise_scale", variant, size)) == len(cells) - 1
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_a_divergence_is_counted_and_has_its_step(sweep: Path, has_log: bool) -> None:
+    """As the trainer logs it: in a line of its own, without a loss."""
+    lines = [{"step": 50, "loss": 2.0, "grad_norm": 1.0}] if has_log else []
+    end = {"step": 73, "nonfinite": 1, "nonfinite_step": 73}
+    write_lines(cell_folder(sweep) / "metrics.jsonl", [*lines, end])
+    for name in ("status.json", "cell.json"):
+        (cell_folder(sweep) / name).write_text(json.dumps({"state": "diverged", "step": 73}))
+    results = read_results(sweep)
+    row = row_of(results)
+    assert (row["state"], row["nonfinite"], row["last_step"]) == ("diverged", 1, 73)
+    figure = loss_figure(results)
+    assert figure is not None
+    crosses = [
+        line.get_xdata()[0]
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_marker() == "X"
+    ]
+    assert crosses == [73 * 32]  # images seen
 
 
 def test_a_log_without_the_newer_measures_is_read(sweep: Path) -> None:
@@ -148,6 +196,10 @@ FOREIGN: dict[str, tuple[dict, str]] = {
     "no seed": ({"seed": None}, "without a sample seed"),
     "no value": ({"value": None}, "without a finite FID or FD"),
     "metric": ({"metric": "kid"}, "without a finite FID or FD"),
+    "other extractor": (
+        {"extractor": "inception-v3-compat", "metric": "fid"},
+        "extractor = inception-v3-compat, the sweep measures with digits",
+    ),
     "extractor": ({"extractor_sha256": "f" * 64}, "extractor_sha256 = ffffffffffffffff..., most"),
     "reference": ({"reference_sha256": "e" * 64}, "reference_sha256 = eeeeeeeeeeeeeeee..., most"),
     "raw weights": ({"weights": "raw"}, "weights = raw, most cells have ema"),
@@ -179,6 +231,30 @@ def test_a_cell_with_only_such_evaluations_has_no_value(sweep: Path, kind: str) 
     assert row["state"] == "running"
     assert any(reason in told for told in reasons_of(results))
     assert "metric: the run is not finished: trained, not evaluated yet" in reasons_of(results)
+
+
+@pytest.mark.parametrize("asked_by", ["sweep", "run"])
+def test_extra_evaluations_with_another_extractor_change_nothing(
+    sweep: Path, asked_by: str
+) -> None:
+    """Even where every cell has them, and their name comes first in the alphabet."""
+    if asked_by == "run":
+        content = json.loads((sweep / "sweep.json").read_text())
+        content["config"]["eval"]["extractor"] = ""
+        (sweep / "sweep.json").write_text(json.dumps(content))
+    before = read_results(sweep)
+    for folder in (sweep / "cells").iterdir():
+        if asked_by == "run":
+            run = json.loads((folder / "config.json").read_text())
+            run["eval"] = {"extractor": "digits"}
+            (folder / "config.json").write_text(json.dumps(run))
+        lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+        other = {"extractor": "a", "extractor_sha256": "a" * 64, "metric": "fd", "value": 99.0}
+        write_lines(folder / "eval.jsonl", [*lines, *({**line, **other} for line in lines)])
+    after = read_results(sweep)
+    assert after.table.equals(before.table)
+    assert after.settings["extractor"] == "digits"
+    assert any("the sweep measures with digits" in told for told in reasons_of(after))
 
 
 def test_a_cell_without_all_its_sample_seeds_has_no_value_yet(sweep: Path) -> None:

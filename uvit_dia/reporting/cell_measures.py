@@ -9,7 +9,8 @@ from uvit_dia.reporting.result_files import CellFiles, Line, number
 SETTLED_SHARE = 0.1  # of the steps, from the start, that some measures leave out
 FINAL_SHARE = 0.1  # of the log lines, from the end, over which the final loss is the mean
 MAX_COUNT = 2**53  # beyond it a float no longer counts
-SPIKE_COUNTS = ("loss_spikes", "grad_spikes", "nonfinite")
+SPIKE_COUNTS = ("loss_spikes", "grad_spikes")
+NOISE_TERMS = ("noise_scale_noise", "noise_scale_signal")
 
 
 def metric_measures(lines: Sequence[Line]) -> Line:
@@ -46,39 +47,55 @@ def log_measures(cell: CellFiles, *, is_complete: bool) -> Line:
     log windows (root mean square of their standard deviations), so that a slow trend does not count as unrest.
     """
     log = cell.log
-    if not log:
-        return {}
     steps = [line["step"] for line in log]
+    ends = [line["step"] for line in cell.nonfinite]  # past the last full log window
+    if not steps and not ends:
+        return {}
     weights = [now - before for before, now in zip([0, *steps], steps, strict=False)]
     squares = [number(line.get("grad_norm_std")) ** 2 for line in log]
     measures: Line = {
-        "last_step": steps[-1],
+        "last_step": max([*steps, *ends]),
+        "nonfinite": _count([0.0, *_finite(cell.nonfinite, "nonfinite")]),
         "grad_norm_mean": _mean([number(line.get("grad_norm")) for line in log], weights),
         "grad_norm_std": math.sqrt(_mean(squares, weights)),
         "grad_norm_min": min(_finite(log, "grad_norm_min"), default=math.nan),
         "grad_norm_max": max(_finite(log, "grad_norm_max"), default=math.nan),
-        "noise_scale": _noise_scale(cell),
+        **_noise_scale(cell),
         "update_ratio": _median(_finite(log, "update_ratio")),
     }
     for name in SPIKE_COUNTS:
         measures[name] = _count(_finite(log, name))
-    if is_complete:
+    if is_complete and log:
         last = log[-max(1, round(FINAL_SHARE * len(log))) :]
         measures["final_loss"] = _mean([number(line.get("loss")) for line in last])
     return measures
 
 
-def _noise_scale(cell: CellFiles) -> float:
-    """Return a run's gradient noise scale in images; NaN where it cannot be told.
+def _noise_scale(cell: CellFiles) -> Line:
+    """Return a run's gradient noise scale in images, NaN where noise hides the signal, and its two terms.
 
     It is a ratio of two noisy terms, tr(Sigma) / |G|^2, so each is averaged over the steps before they are divided
-    (McCandlish et al. 2018, Appendix A.1), without the first tenth of the run. A log that does not hold the terms
-    gives the median of its lines' positive ratios.
+    (McCandlish et al. 2018, Appendix A.1), without the first tenth of the run.
     """
     log = [line for line in cell.log if line["step"] > SETTLED_SHARE * cell.plan.num_steps]
-    noise, signal = (_mean(_finite(log, f"noise_scale_{term}")) for term in ("noise", "signal"))
-    if math.isnan(noise) or math.isnan(signal):
-        return _median([value for value in _finite(log, "noise_scale") if value > 0])
+    terms = {name: _mean(_finite(log, name)) for name in NOISE_TERMS}
+    return {"noise_scale": noise_scale_of([tuple(terms.values())]), **terms}
+
+
+def noise_scale_of(terms: Sequence[tuple[float, ...]]) -> float:
+    """Return the noise scale of several runs together: the sum of their noise terms over that of their signal terms.
+
+    A single run's signal may come out below 0 by chance. To leave such runs out, or to average ratios, would bias
+    the result; sums do neither.
+
+    Args:
+        terms: noise and signal of each run; pairs with a NaN are not counted.
+
+    Returns:
+        The noise scale in images; NaN where it has no positive value.
+    """
+    known = [pair for pair in terms if all(math.isfinite(term) for term in pair)]
+    noise, signal = (math.fsum(pair[index] for pair in known) for index in range(2))
     return noise / signal if noise > 0 and signal > 0 else math.nan
 
 

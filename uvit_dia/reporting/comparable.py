@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uvit_dia.reporting.result_files import CellFiles, Line, PlannedCell, SweepPlan, number
+from uvit_dia.reporting.result_files import CellFiles, Line, SweepPlan, number
 
 METRICS = ("fid", "fd")
 SETTINGS = (  # what two evaluations must have in common to be compared
@@ -81,7 +81,7 @@ def _fitting(config: Line, cell: CellFiles, left_out: list[LeftOut]) -> list[Lin
     budget_problem = _budget_problem(config, cell)
     kept, refusals = [], Counter[str]()
     for line in cell.evaluations:
-        problem = budget_problem or _evaluation_problem(config, cell.plan, line)
+        problem = budget_problem or _evaluation_problem(config, cell, line)
         if problem:
             refusals[problem] += 1
         else:
@@ -115,8 +115,9 @@ def _budget_problem(config: Line, cell: CellFiles) -> str | None:
     return None
 
 
-def _evaluation_problem(config: Line, plan: PlannedCell, line: Line) -> str | None:
+def _evaluation_problem(config: Line, cell: CellFiles, line: Line) -> str | None:
     """Return why an evaluation is not what the sweep asked for, or None."""
+    plan = cell.plan
     if line.get("step") != plan.num_steps:
         return f"of step {shorten(line.get('step'))}, not of the last step {plan.num_steps}"
     if line.get("metric") not in METRICS or not math.isfinite(number(line.get("value"))):
@@ -132,10 +133,21 @@ def _evaluation_problem(config: Line, plan: PlannedCell, line: Line) -> str | No
         if wanted.get(key) not in (None, "", line.get(key)):
             found = shorten(line.get(key))
             return f"{name} = {found}, the sweep compares at {shorten(wanted[key])}"
+    extractor = _wanted_extractor(config, cell)
+    if extractor and line.get("extractor") != extractor:
+        found = shorten(line.get("extractor"))
+        return f"extractor = {found}, the sweep measures with {shorten(extractor)}"
     seeds = sample_seeds(config)
     if seeds and line["seed"] not in seeds:
         return f"sample seed {line['seed']} is not one of the sweep's"
     return None
+
+
+def _wanted_extractor(config: Line, cell: CellFiles) -> str:
+    """Return how results call the extractor that the sweep measures a cell with; "" where nothing says."""
+    own = _group(cell.config, "eval").get("extractor")
+    name = str(_group(config, "eval").get("extractor") or own or "")
+    return "pt2" if name.startswith("pt2:") else name
 
 
 def _key(line: Line) -> tuple[str, ...]:
@@ -143,15 +155,17 @@ def _key(line: Line) -> tuple[str, ...]:
 
 
 def _common_settings(fitting: dict[str, list[Line]]) -> Line:
-    """Return the settings that most cells were evaluated with; ties are broken by their text."""
+    """Return the settings that most cells, then most sample seeds of them, were evaluated with; then by their text."""
     num_cells: Counter[tuple[str, ...]] = Counter()
+    num_seeds: Counter[tuple[str, ...]] = Counter()
     example: dict[tuple[str, ...], Line] = {}
     for lines in fitting.values():
         num_cells.update({_key(line) for line in lines})
+        num_seeds.update(key for key, _ in {(_key(line), line["seed"]) for line in lines})
         example.update((_key(line), line) for line in lines)
     if not num_cells:
         return {}
-    best = min(num_cells, key=lambda key: (-num_cells[key], key))
+    best = min(num_cells, key=lambda key: (-num_cells[key], -num_seeds[key], key))
     return {name: example[best].get(name) for name in SETTINGS}
 
 

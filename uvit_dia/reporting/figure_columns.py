@@ -4,7 +4,7 @@ Each function returns a matplotlib figure, or None where there is nothing to dra
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ class Mark:
     Attributes:
         x: where it stands.
         values: of the seeds.
-        mean: of them, arithmetic or geometric.
-        low: one standard deviation, or one geometric one, below the mean.
+        mean: of them, or what stands for all seeds in its place.
+        low: one standard deviation below the mean, or the mean.
         high: as much above it.
     """
 
@@ -54,7 +54,7 @@ def metric_figure(results: SweepResults) -> Figure | None:
 def noise_figure(results: SweepResults) -> Figure | None:
     """Draw the gradient noise scale against batch size, with the line where the two are equal."""
     figure = column_figure(
-        results, "noise_scale", "gradient noise scale (images)", is_geometric=True
+        results, "noise_scale", "gradient noise scale (images)", together=results.noise_scale
     )
     if figure is None:
         return None
@@ -75,7 +75,7 @@ def column_figure(
     label: str,
     *,
     floor: float | None = None,
-    is_geometric: bool = False,
+    together: Callable[[str, int], float] | None = None,
 ) -> Figure | None:
     """Draw a column of the table against batch size, one line a variant.
 
@@ -84,11 +84,11 @@ def column_figure(
         column: of its table.
         label: of the vertical axis.
         floor: a level to draw as a dashed line.
-        is_geometric: whether means and spreads are those of the logarithm, for ratios that are above 0.
+        together: what stands for all seeds of a variant at a batch size, without error bars, where it is not their
+            mean.
     """
     marks = [
-        _marks(results, column, index, is_geometric=is_geometric)
-        for index in range(len(results.plan.variants))
+        _marks(results, column, index, together) for index in range(len(results.plan.variants))
     ]
     everything = [mark for line in marks for mark in line]
     if not everything:
@@ -106,21 +106,25 @@ def column_figure(
     return figure
 
 
-def _marks(results: SweepResults, column: str, index: int, *, is_geometric: bool) -> list[Mark]:
+def _marks(
+    results: SweepResults,
+    column: str,
+    index: int,
+    together: Callable[[str, int], float] | None,
+) -> list[Mark]:
     """Return what is drawn of the variant at a place in the sweep's order."""
     variants = results.plan.variants
     shift = min(DODGE, MAX_WIDTH / len(variants)) * (index - (len(variants) - 1) / 2)
     marks = []
     for batch_size in results.plan.batch_sizes:
         values = results.values(column, variants[index], batch_size)
-        if not values:
-            continue
-        scaled = np.log(values) if is_geometric else np.asarray(values)
-        mean = float(scaled.mean())
-        spread = float(scaled.std(ddof=1)) if len(values) > 1 else 0.0
-        ends = (mean, mean - spread, mean + spread)
-        shown = [math.exp(end) for end in ends] if is_geometric else ends
-        marks.append(Mark(batch_size * 2**shift, tuple(values), *shown))
+        mean = float(np.mean(values)) if values else math.nan
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if together is not None:
+            mean, spread = together(variants[index], batch_size), 0.0
+        if math.isfinite(mean):
+            x = batch_size * 2**shift
+            marks.append(Mark(x, tuple(values), mean, mean - spread, mean + spread))
     return marks
 
 
@@ -182,10 +186,13 @@ def _draw_marks(axes: Axes, marks: Sequence[Mark], variant: str, index: int) -> 
             markeredgewidth=0.8,
             zorder=4,
         )
+    has_bars = any(mark.high > mark.low for mark in marks)
     axes.errorbar(
         [mark.x for mark in marks],
         [mark.mean for mark in marks],
-        yerr=[[m.mean - m.low for m in marks], [m.high - m.mean for m in marks]],
+        yerr=[[m.mean - m.low for m in marks], [m.high - m.mean for m in marks]]
+        if has_bars
+        else None,
         color=drawn.colour,
         linestyle=drawn.line,
         marker=drawn.marker,

@@ -27,7 +27,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 def loss_figure(results: SweepResults) -> Figure | None:
     """Draw the training loss, one panel a batch size: a thin line a seed, a thick one for their mean."""
     by_images = results.plan.config.get("budget") == "images"
-    sizes = [b for b in results.plan.batch_sizes if any(c.log for c in _cells(results, b))]
+    sizes = [
+        b for b in results.plan.batch_sizes if any(c.log or c.nonfinite for c in _cells(results, b))
+    ]
     if not sizes:
         return None
     with style():
@@ -73,13 +75,32 @@ def _draw_losses(
         axes.plot(xs, losses, color=drawn.colour, linewidth=0.6, alpha=0.45)
         if len(xs):
             curves.append((tuple(xs), losses))
-        if len(xs) and results.states[cell.plan.name] == "diverged":
-            axes.plot(xs[-1:], losses[-1:], color=drawn.colour, marker="X", markersize=6.5)
+        if results.states[cell.plan.name] == "diverged":
+            _draw_cross(axes, cell, xs, losses, drawn.colour, by_images=by_images)
     longest = max((len(xs) for xs, _ in curves), default=0)
     whole = [(xs, losses) for xs, losses in curves if len(xs) == longest]
     if whole and len({xs for xs, _ in whole}) == 1:
         mean = np.mean([losses for _, losses in whole], axis=0)
         axes.plot(whole[0][0], mean, color=drawn.colour, linestyle=drawn.line)
+
+
+def _draw_cross(
+    axes: Axes,
+    cell: CellFiles,
+    xs: np.ndarray,
+    losses: np.ndarray,
+    colour: str,
+    *,
+    by_images: bool,
+) -> None:
+    """Mark where a run diverged: at the height of its last known loss, or at the top where it had none."""
+    step = number(cell.nonfinite[-1].get("nonfinite_step")) if cell.nonfinite else math.nan
+    x = step * cell.plan.batch_size if by_images else step
+    cross: dict[str, Any] = {"color": colour, "marker": "X", "markersize": 6.5, "clip_on": False}
+    if len(xs):
+        axes.plot([x if math.isfinite(x) else xs[-1]], losses[-1:], **cross)
+    elif math.isfinite(x):
+        axes.plot([x], [1.0], transform=axes.get_xaxis_transform(), **cross)
 
 
 def _curve(cell: CellFiles, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -74,8 +74,8 @@ def _figures(
             noise_figure,
             "The noise scale (McCandlish et al. 2018) is the batch size at which the noise of the gradient is as "
             "large as the gradient itself; here over a run without its first tenth. "
-            "Filled marks are geometric means over the training seeds, error bars one geometric standard deviation, "
-            "small open marks the seeds. Above the dashed line the "
+            "Filled marks are of all training seeds together: the sum of their noise terms over the sum of their signal "
+            "terms. Small open marks are the seeds, but for those whose signal noise hides. Above the dashed line the "
             "gradient is mostly noise and a larger batch would still pay; below it a larger batch buys little.",
         ),
         (

@@ -94,6 +94,7 @@ class CellFiles:
         config: `config.json`, or {}.
         env: `env.json`, or {}.
         log: the lines of `metrics.jsonl` that hold a loss, by step.
+        nonfinite: its lines that tell of a non-finite loss or gradient, by step; such a line ends a training.
         evaluations: the lines of `eval.jsonl`, in their order.
         sample: the newest preview of samples, or None.
         damage: a sentence for every file or line that could not be read.
@@ -105,6 +106,7 @@ class CellFiles:
     config: Line
     env: Line
     log: list[Line]
+    nonfinite: list[Line]
     evaluations: list[Line]
     sample: Path | None
     damage: list[str]
@@ -166,15 +168,15 @@ def read_cell(sweep: Path, plan: PlannedCell) -> CellFiles:
     """Read the folder of a cell; what is missing or damaged is left empty, never an error."""
     folder = sweep / "cells" / plan.name
     damage: list[str] = []
-    log = [line for line in _read_lines(folder / "metrics.jsonl", damage) if _is_log_line(line)]
-    by_step = {line["step"]: line for line in log}  # a step written twice: the later line holds
+    lines = _read_lines(folder / "metrics.jsonl", damage)
     return CellFiles(
         plan=plan,
         cell=_read_json(folder / "cell.json", damage),
         status=_read_json(folder / "status.json", damage),
         config=_read_json(folder / "config.json", damage),
         env=_read_json(folder / "env.json", damage),
-        log=[by_step[step] for step in sorted(by_step)],
+        log=_by_step(lines, "loss", first_step=1),
+        nonfinite=_by_step(lines, "nonfinite", first_step=0),
         evaluations=_read_lines(folder / "eval.jsonl", damage),
         sample=_newest_sample(folder / "samples"),
         damage=damage,
@@ -191,9 +193,14 @@ def number(value: object) -> float:
         return math.nan
 
 
-def _is_log_line(line: Line) -> bool:
-    step = line.get("step")
-    return type(step) is int and 0 < step <= MAX_INT and "loss" in line
+def _by_step(lines: list[Line], key: str, *, first_step: int) -> list[Line]:
+    """Return the lines of a log that have a key, by step; of a step that was written twice the later line."""
+    found = {
+        step: line
+        for line in lines
+        if key in line and type(step := line.get("step")) is int and first_step <= step <= MAX_INT
+    }
+    return [found[step] for step in sorted(found)]
 
 
 def _read_text(path: Path, max_bytes: int, damage: list[str]) -> str:

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uvit_dia.reporting.cell_measures import log_measures, metric_measures
+from uvit_dia.reporting.cell_measures import (
+    NOISE_TERMS,
+    log_measures,
+    metric_measures,
+    noise_scale_of,
+)
 from uvit_dia.reporting.comparable import LeftOut, comparable_evaluations, sample_seeds
 from uvit_dia.reporting.result_files import CellFiles, Line, SweepPlan, read_cell, read_plan
 
@@ -43,6 +48,7 @@ COLUMNS = (
     "grad_spikes",
     "nonfinite",
     "noise_scale",
+    *NOISE_TERMS,
     "update_ratio",
     "num_images",
     "sampler",
@@ -115,6 +121,11 @@ class SweepResults:
         """Return the finite numbers of a column for a variant at a batch size, by seed."""
         numbers = [float(value) for value in self.rows(variant, batch_size)[column].to_numpy(float)]
         return [value for value in numbers if math.isfinite(value)]
+
+    def noise_scale(self, variant: str, batch_size: int) -> float:
+        """Return the gradient noise scale of a variant at a batch size, in images, over all seeds; or NaN."""
+        terms = self.rows(variant, batch_size)[list(NOISE_TERMS)].to_numpy(float)
+        return noise_scale_of([(noise, signal) for noise, signal in terms.tolist()])
 
     def count(self, state: str, variant: str, batch_size: int) -> int:
         """Return how many seeds of a variant at a batch size are in a state."""

@@ -109,13 +109,23 @@ def _ema(results: SweepResults) -> str:
         return "The averaging of weights (EMA) differs between runs." if found else ""
     decay, halflife, rampup = found.pop()
     bound = f", or {rampup:.0%} of the run so far where that is shorter" if rampup > 0 else ""
-    if halflife > 0:
-        return f"The average of weights (EMA) has a half-life of {halflife:,.0f} images at every batch size{bound}."
     steps = math.log(2) / -math.log(decay) if 0 < decay < 1 else 0.0
-    return (
-        f"The average of weights (EMA) has a half-life of {steps:,.0f} steps (decay {decay:g}){bound}; counted in "
-        "images, its memory grows with the batch size."
+    rule = (
+        f"{halflife:,.0f} images at every batch size"
+        if halflife > 0
+        else f"{steps:,.0f} steps (decay {decay:g})"
     )
+    ends = {
+        cell.batch_size: min(
+            halflife or steps * cell.batch_size, rampup * cell.images if rampup > 0 else math.inf
+        )
+        for cell in sorted(results.plan.cells, key=lambda cell: cell.batch_size)
+    }
+    if len(set(ends.values())) == 1:
+        at_the_end = f"{next(iter(ends.values())):,.0f} images at every batch size"
+    else:
+        at_the_end = joined(f"{images:,.0f} images at {size}" for size, images in ends.items())
+    return f"The average of weights (EMA) has a half-life of {rule}{bound}; at the end of a run that is {at_the_end}."
 
 
 def _progress(results: SweepResults) -> str:

@@ -73,11 +73,6 @@ def _mean(results: SweepResults, column: str, variant: str, size: int) -> str:
     return shown(float(np.mean(values)) if values else math.nan)
 
 
-def _geometric_mean(results: SweepResults, column: str, variant: str, size: int) -> str:
-    values = results.values(column, variant, size)
-    return shown(float(np.exp(np.mean(np.log(values)))) if values else math.nan)
-
-
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     rows = [
         (
@@ -146,14 +141,14 @@ def _stability_table(results: SweepResults) -> Table:
                 _ratio(results, "grad_norm_max", variant, size),
                 _rate(results, "grad_spikes", variant, size, thousands),
                 _rate(results, "loss_spikes", variant, size, thousands),
-                _geometric_mean(results, "noise_scale", variant, size),
+                shown(results.noise_scale(variant, size)),
                 _mean(results, "update_ratio", variant, size),
             )
         )
     caption = (
         "How steadily the runs train, means over seeds. Final loss: mean ± standard deviation over seeds of the last "
         "10% of the log. Spread and largest gradient norm are relative to the run's mean norm; spikes are counted a "
-        "thousand steps; the noise scale is over the run without its first tenth, with a geometric mean, the update ratio a median over the run. No test was made on these."
+        "thousand steps; the noise scale is the ratio of its two terms, each summed over the seeds, over the runs without their first tenth; the update ratio is a median over the run. No test was made on these."
     )
     header = (
         "batch size",

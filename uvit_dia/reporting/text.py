@@ -76,7 +76,7 @@ def statistics_blocks() -> list[Block]:
         ),
         (
             "Power.",
-            "From the noncentral t distribution at a two-sided 0.05 and a power of 0.8 (four tries of five), taking "
+            "Of both tests together, exactly for normal values of equal spread, at a two-sided 0.05 and a power of 0.8 (four tries of five), taking "
             "the measured spread for the true one, which itself is uncertain with few seeds. Where a range is given, "
             "its first end holds for a single test and its last for the strictest step of Holm's correction.",
         ),
