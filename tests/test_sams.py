@@ -153,6 +153,23 @@ def test_units_agree_with_references_in_float64(name: str, pool: str) -> None:
         torch.testing.assert_close(attention_map.double(), gate.mean(1), rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("pool", ["all", "patches"])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_token_gives_finite_numbers(name: str, pool: str, mode: bool) -> None:
+    """Feature maps of 1 x 1, and one patch among extra tokens, have nothing to be compared with."""
+    for extra in (0, EXTRA):
+        unit = make_unit(name, extra=extra, pool=pool).train(mode)
+        y = tokens(BATCH, extra + 1, CHANNELS).requires_grad_()
+        gated, attention_map = call(unit, y)
+        gated.square().sum().backward()
+        found = (gated, attention_map, y.grad, *(p.grad for p in unit.parameters()))
+        assert all(tensor.isfinite().all() for tensor in found if tensor is not None)
+        if name == "sge" and (pool == "patches" or extra == 0):
+            expected = torch.sigmoid(unit.shift).repeat_interleave(CHANNELS // 8)
+            torch.testing.assert_close(attention_map, expected.expand(BATCH, -1))
+
+
 # ---------------------------------------------------------------- against timm
 
 

@@ -319,7 +319,8 @@ class SGE(ChannelUnit):
 
     The channels are cut into G groups. In each, a token's likeness to the mean token (their inner product) is
     normalised over the tokens, scaled, shifted and passed through a sigmoid: 2G weights, starting at 0 and 1, so that
-    every token is first gated by σ(1) = 0.73. No grid is needed, so all tokens are gated.
+    every token is first gated by σ(1) = 0.73. No grid is needed, so all tokens are gated. A single pooled token has
+    nothing to be compared with: its normalised likeness, and that of all others, is 0.
 
     Args:
         channels: D.
@@ -355,8 +356,11 @@ class SGE(ChannelUnit):
         mean = self.pooled(tokens).mean(dim=1).unflatten(1, (self.groups, -1))  # B G D/G
         likeness = (x * mean[:, None]).sum(dim=-1)  # B L G
         pooled = self.pooled(likeness)
-        spread = pooled.std(dim=1, keepdim=True) + STD_EPS
-        normalised = (likeness - pooled.mean(dim=1, keepdim=True)) / spread
+        if pooled.shape[1] == 1:  # whose standard deviation is not defined
+            normalised = torch.zeros_like(likeness)
+        else:
+            spread = pooled.std(dim=1, keepdim=True) + STD_EPS
+            normalised = (likeness - pooled.mean(dim=1, keepdim=True)) / spread
         by_group = torch.sigmoid(normalised * self.scale.float() + self.shift.float())  # B L G
         return by_group.repeat_interleave(tokens.shape[2] // self.groups, dim=2), None
 
