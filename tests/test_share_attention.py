@@ -518,8 +518,9 @@ def test_modes_of_torch() -> None:
         found = model(tokens())
         found.float().sum().backward()
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
-    half, _ = make(model=TokenNet().bfloat16())
-    assert half(tokens().bfloat16()).dtype == torch.bfloat16
+    for unit in ("dia_lstm", "srm"):
+        half, _ = make(unit=unit, model=TokenNet().bfloat16())
+        assert half(tokens().bfloat16()).dtype == torch.bfloat16
 
 
 def test_two_threads_do_not_mix_their_states() -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uvit_dia.models.attention_units import AttentionUnit, UnitState
-from uvit_dia.models.layers import linear_float32
+from uvit_dia.models.layers import batch_norm_float32, linear_float32
 
 SPATIAL_KERNEL = 7  # of CBAM's spatial part
 PYRAMID = (1, 2, 4)  # sides of SPA's pooled grids
@@ -271,7 +271,7 @@ class SRM(ChannelUnit):
         mean = pooled.mean(dim=1)
         std = (pooled.var(dim=1, unbiased=False) + STD_EPS).sqrt()
         styled = (torch.stack([mean, std], dim=-1) * self.style.float()).sum(dim=-1)  # B D
-        return torch.sigmoid(self.norms[str(block_index)](styled)), None
+        return torch.sigmoid(batch_norm_float32(self.norms[str(block_index)], styled)), None
 
 
 class SPA(ChannelUnit):
