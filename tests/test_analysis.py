@@ -433,6 +433,13 @@ def test_variants_that_do_not_fit_are_left_out_with_a_reason(runs: Path) -> None
     assert set(variants) | set(skipped) == set(ATTENTION_NAMES)
 
 
+def test_srm_is_left_out_where_there_is_one_image(runs: Path) -> None:
+    record = analyse("cost", "none", "--batch_size", "1")
+    assert set(record["results"]["variants"]) == {*ATTENTION_NAMES} - {"srm"}
+    assert "srm normalises over the batch" in record["results"]["skipped"]["srm"]
+    check_cost(record["results"]["variants"], left_out=("srm",))
+
+
 def test_peak_is_what_lives_at_the_same_time() -> None:
     before = torch.ones(1000)
 
@@ -458,9 +465,9 @@ def test_rounds_take_turns() -> None:
     assert all((values > 0).all() and len(values) == 3 for values in seconds.values())
 
 
-def check_cost(variants: dict[str, dict]) -> None:
+def check_cost(variants: dict[str, dict], left_out: tuple[str, ...] = ()) -> None:
     """Check that a cost analysis holds ratios to none."""
-    assert tuple(variants) == ATTENTION_NAMES
+    assert tuple(variants) == tuple(name for name in ATTENTION_NAMES if name not in left_out)
     for key, value in variants["none"].items():
         if key.endswith("_ratio"):
             assert (value["median"] if isinstance(value, dict) else value) == 1, key
