@@ -18,7 +18,7 @@ import eval_fid
 import train
 from uvit_dia import analysis
 from uvit_dia.analysing.arguments import COMMANDS, AnalysisArguments
-from uvit_dia.analysing.correlation import map_correlations
+from uvit_dia.analysing.correlation import analyse_correlation, map_correlations
 from uvit_dia.analysing.cost import Inputs, count_costs, make_variants, time_interleaved
 from uvit_dia.analysing.gates import gate_statistics
 from uvit_dia.analysing.gradients import block_gradients
@@ -172,6 +172,23 @@ def test_correlation_file_holds_matrix_and_distribution(runs: Path) -> None:
     upper = matrix[np.triu_indices(3, k=1)]
     assert results["mean"] == pytest.approx(upper.mean(), abs=1e-6)
     assert results["undefined_share"] == 0
+
+
+@pytest.mark.parametrize(("lowest", "shown"), [(-0.52, -0.55), (0.3, 0.0)])
+def test_the_histogram_shows_every_correlation(
+    lowest: float, shown: float, subject_of: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two blocks; one image of 24 has the lowest value, which the mean over images hides."""
+    subject = subject_of("shared")
+    a, b = torch.tensor([1.0, 1, -1, -1]), torch.tensor([1.0, -1, 1, -1])
+    wanted = torch.full((24, 1), 0.8).index_fill(0, torch.tensor([5]), lowest)
+    maps = torch.stack([a.expand(24, 4), wanted * a + (1 - wanted**2).sqrt() * b])
+    seen = Observations((0, 1), maps, maps, subject.timesteps)
+    monkeypatch.setattr("uvit_dia.analysing.correlation.observe", lambda subject: seen)
+    arguments = AnalysisArguments("correlation", Path("shared"), num_images=24)
+    result = analyse_correlation(arguments, subject.trained, subject.accelerator)
+    (histogram,) = (axes for axes in result.figure.axes if axes.get_xlabel() == "correlation")
+    assert histogram.get_xlim() == pytest.approx((shown, 1.0))
 
 
 # ---------------------------------------------------------------- importance
