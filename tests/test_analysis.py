@@ -618,6 +618,14 @@ def test_compared_runs_must_have_the_same_loss(runs: Path) -> None:
         analyse("gradients", "shared", "--compare", "epsilon")
 
 
+def test_compared_runs_may_differ_in_flips(runs: Path) -> None:
+    """The images of an analysis are never flipped."""
+    changes = {**QUICK, "train.num_steps": 1, "data.random_flip": True}
+    train.main(["train.py", *train_arguments(Path("flipped"), changes)])
+    both = analyse("gradients", "shared", "--compare", "flipped")["results"]["runs"]
+    assert len(both) == 2
+
+
 def test_missing_matplotlib_is_told(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvit_dia.analysis.find_spec", lambda name: None)
     with pytest.raises(InputError, match="matplotlib is not installed"):
