@@ -25,13 +25,13 @@ from uvit_dia.analysing.gradients import block_gradients
 from uvit_dia.analysing.importance import map_importances
 from uvit_dia.analysing.peak_memory import peak_bytes
 from uvit_dia.analysing.probe import Observations, observe, replaced_gates, watched
-from uvit_dia.analysing.sensitivity import removals
+from uvit_dia.analysing.sensitivity import analyse_sensitivity, removals
 from uvit_dia.analysing.subject import Subject, load_model, make_subject
 from uvit_dia.build import make_accelerator, make_model
 from uvit_dia.errors import InputError
 from uvit_dia.files import sha256_file
 from uvit_dia.models.attention_units import AttentionUnit, UnitState
-from uvit_dia.models.unit_factory import ATTENTION_NAMES
+from uvit_dia.models.unit_factory import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
 
 FEW = ("--num_images", "24")
 SAMPLING = ("--num_images", "64", "--sampler", "dpmpp_2m", "--num_steps", "2")
@@ -140,11 +140,11 @@ class PlantedUnit(AttentionUnit):
     def zero_map(self) -> None:
         raise AssertionError("not part of this test")
 
-    def forward(
+    def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, UnitState]:
         attention_map = self.maps[block_index].expand(len(y), -1)
-        return y * attention_map[:, None], attention_map, state
+        return attention_map[:, None], attention_map, state
 
 
 @pytest.mark.parametrize("name", ["shared", "unshared"])
@@ -347,6 +347,58 @@ def test_replaced_gates_take_the_unit_out(subject_of: Callable[..., Subject]) ->
         torch.testing.assert_close(model(batch.x_t, batch.timesteps), before, atol=0, rtol=0)
     for other in (without, halved):
         assert (other - before).abs().max() > 1e-4
+
+
+class Measured(Exception):
+    """Ends an analysis that has come to what a test asks for."""
+
+
+@pytest.mark.parametrize("gate_init", ["paper", "identity"])
+@pytest.mark.parametrize("name", ["cbam", "sge", "dia_lstm"])
+def test_mean_gates_keep_the_scale(
+    name: str,
+    gate_init: str,
+    subject_of: Callable[..., Subject],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is put in for "mean" is the mean of what multiplied each token, patches and time token alike."""
+    subject = subject_of("shared")
+    model: Any = subject.trained.model
+    options = {**DEFAULT_OPTIONS, "gate_init": gate_init}
+    torch.manual_seed(0)
+    model.attention_unit = make_attention_unit(name, 16, 1, options).eval()
+    for parameter in model.attention_unit.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    ratios: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
+
+    def keep(unit: nn.Module, y: Tensor, block_index: int, output: Any) -> None:
+        ratios[block_index].append(output[0] / y)  # B L D
+
+    def measure() -> dict[int, Tensor]:
+        for parts in ratios.values():
+            parts.clear()
+        with watched(model, keep), torch.no_grad():
+            for batch in subject.batches():
+                model(batch.x_t, batch.timesteps)
+        return {block: torch.cat(parts).mean(dim=0) for block, parts in ratios.items()}
+
+    def find(subject: Subject, distance: Any, cases: Any, means: dict[int, Tensor]) -> None:
+        measured = measure()
+        assert measured.keys() == means.keys()
+        for block, ratio in measured.items():
+            found = means[block].expand_as(ratio)
+            torch.testing.assert_close(found, ratio, rtol=1e-4, atol=1e-5)
+        assert name == "dia_lstm" or ratio.std(dim=0).max() > 1e-3  # tokens do differ
+        with replaced_gates(model, means):
+            for block, ratio in measure().items():
+                found = means[block].expand_as(ratio)
+                torch.testing.assert_close(found, ratio, rtol=1e-4, atol=1e-5)
+        raise Measured
+
+    monkeypatch.setattr("uvit_dia.analysing.sensitivity._measure_all", find)
+    arguments = AnalysisArguments("sensitivity", Path("shared"), num_images=24)
+    with pytest.raises(Measured):
+        analyse_sensitivity(arguments, subject.trained, subject.accelerator)
 
 
 def test_thirds_hold_all_blocks() -> None:

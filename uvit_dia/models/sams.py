@@ -51,24 +51,20 @@ class ChannelUnit(AttentionUnit):
             patches, (B, P, 1), for a unit that attends to them apart from the channels, or None.
         """
 
-    def forward(
+    def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, UnitState]:
-        """Gate the channels; see `AttentionUnit.forward`.
+        """Gate the channels, and the patches where there is a map of them; see `AttentionUnit.full_gate`.
 
         A map that differs from token to token is returned as its mean over the tokens.
         """
-        with torch.autocast(y.device.type, enabled=False):
-            channel_map, patch_map = self.attention(y.float(), block_index, grid)
-            is_by_token = channel_map.dim() == 3
-            gate = self.gate(channel_map if is_by_token else channel_map[:, None])  # B 1|L D
-            if patch_map is not None:
-                patch_gate = F.pad(
-                    self.gate(patch_map), (0, 0, self.num_extra_tokens, 0), value=1.0
-                )
-                gate = gate * patch_gate  # B L D; tokens outside the grid keep the channels' gate
-            gated = y * gate.to(y.dtype)
-        return gated, channel_map.mean(dim=1) if is_by_token else channel_map, state
+        channel_map, patch_map = self.attention(y.float(), block_index, grid)
+        is_by_token = channel_map.dim() == 3
+        gate = self.gate(channel_map if is_by_token else channel_map[:, None])  # B 1|L D
+        if patch_map is not None:
+            patch_gate = F.pad(self.gate(patch_map), (0, 0, self.num_extra_tokens, 0), value=1.0)
+            gate = gate * patch_gate  # B L D; tokens outside the grid keep the channels' gate
+        return gate, channel_map.mean(dim=1) if is_by_token else channel_map, state
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Return the tokens that are pooled, (B, L', D)."""
