@@ -377,6 +377,17 @@ def test_channels_are_taken_as_given() -> None:
     assert attention["stage"].channels == WIDTH
 
 
+@pytest.mark.parametrize("targets", ["blocks.*.mlp", NORMS, {"a": "blocks.0.*", "b": "blocks.1.*"}])
+def test_channels_must_be_those_of_the_example(targets: Any) -> None:
+    model = TokenNet()
+    keys, before = list(model.state_dict()), model(tokens())
+    with pytest.raises(ValueError, match=r"blocks\.0\.\w+ has 8 channels .* channels=16"):
+        share_attention(model, targets, channels=16, example_input=tokens())
+    assert list(model.state_dict()) == keys
+    assert torch.equal(model(tokens()), before)
+    share_attention(model, targets, channels=WIDTH, example_input=tokens())
+
+
 def test_an_example_finds_what_does_not_run_once() -> None:
     class Twice(TokenNet):
         def forward(self, x: Tensor) -> Tensor:

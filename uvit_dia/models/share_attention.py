@@ -90,7 +90,7 @@ def share_attention(
     stages = {}
     for stage, names in stage_names.items():
         found = {one: target_width(model, one, outputs.get(one), channels_last) for one in names}
-        width = common_width(stage, found, channels)
+        width = common_width(stage, found, channels, has_example=example_input is not None)
         indices = range(len(names))
         stages[stage] = Stage(
             make_unit(width, indices)
