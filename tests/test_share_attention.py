@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import uvit_dia
+from examples.classification import read_input
 from examples.preact_resnet import PreActResNet
 from uvit_dia.models.share_attention import share_attention
 
@@ -752,6 +753,36 @@ def test_the_docs_code_runs() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch_size 2000", "--batch_size 2000: allowed is 2 to 1437"),
+        ("--batch_size 1", "--batch_size 1: allowed is 2 to 1437"),
+        ("--num_epochs 0", "--num_epochs 0: allowed is 1 or more"),
+        ("--device gpu", "--device gpu: torch cannot use it here"),
+        ("--device meta", "--device meta: torch cannot use it here"),
+        ("--seed -1", "--seed -1: allowed is 0 to 9223372036854775807"),
+        ("--cifar10 nowhere", "nowhere"),
+        ("--unit none", "invalid choice"),
+    ],
+)
+def test_examples_refuse_wrong_input(
+    words: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["timm_vit.py", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        read_input("", num_epochs=1)
+    assert ended.value.code == 2
+    usage, error, last = capsys.readouterr().err.rpartition("timm_vit.py: error: ")
+    assert usage.startswith("usage: ")
+    assert error
+    assert said in last
+    assert last.count("\n") == 1
 
 
 @pytest.mark.slow
