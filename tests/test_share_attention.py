@@ -23,7 +23,9 @@ from torch.utils.checkpoint import checkpoint
 import uvit_dia
 from examples.classification import read_input
 from examples.preact_resnet import PreActResNet
+from uvit_dia.models.sams import eca_kernel_size
 from uvit_dia.models.share_attention import share_attention
+from uvit_dia.models.unit_factory import ATTENTION_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESNET = {f"stage{i}": f"stage{i}.*.conv3" for i in (1, 2, 3)}
@@ -272,6 +274,35 @@ def test_stacked_cells_add_the_weights_of_table_xiv(resnet164: PreActResNet) -> 
         share_attention(copy.deepcopy(resnet164), RESNET, num_cells=k).num_weights() for k in (1, 3)
     )
     assert round((three - one) / 1e6, 2) == 1.38
+
+
+def weights_of_table(width: int, reduction: int, groups: int, num_blocks: int) -> dict[str, int]:
+    """Work out the table of docs/experiments.md: `10D²/r` and the like, by unit."""
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|(]+?) (?:\([^|]*)?\|", page, re.M)
+    values = {"D": width, "r": reduction, "G": groups, "n": num_blocks, "k": eca_kernel_size(width)}
+    found = {}
+    for name, formula in rows:
+        total = 0
+        for term in formula.split(" + "):
+            number, letters, square, divided = re.fullmatch(
+                r"(\d*)([DGnk]*)(²?)(/r)?", term
+            ).groups()  # type: ignore[union-attr]
+            value = int(number or 1)
+            for letter in letters:
+                value *= values[letter] ** (2 if square else 1)
+            total += value // (reduction if divided else 1)
+        found[name] = total
+    return found
+
+
+@pytest.mark.parametrize("width", [WIDTH, 64])
+def test_weights_are_those_of_the_docs_table(width: int) -> None:
+    table = weights_of_table(width, reduction=4, groups=8, num_blocks=3)
+    assert tuple(table) == ATTENTION_NAMES
+    for name in ATTENTION_NAMES[1:]:
+        model = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        assert share_attention(model, "*", name).num_weights() == table[name], name
 
 
 def test_unshared_units_have_a_weight_set_each(resnet164: PreActResNet) -> None:

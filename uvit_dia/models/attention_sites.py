@@ -235,7 +235,7 @@ class SharedAttention(nn.ModuleDict):
         return (stage for stage in self.values() if isinstance(stage, Stage))
 
     def num_weights(self) -> int:
-        """Return how many weights the units have, biases left out, as the paper counts them."""
+        """Return how many weights the units have, biases left out; docs/experiments.md has the formulas."""
         return sum(p.numel() for name, p in self.named_parameters() if not name.endswith("bias"))
 
     def attach(self, model: nn.Module) -> None:

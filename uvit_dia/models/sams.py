@@ -222,8 +222,8 @@ class SRM(ChannelUnit):
     """Style-based Recalibration Module (Lee et al., ICCV 2019, arXiv:1903.10829, Eqs. 1-6).
 
     Style pooling: mean and standard deviation over the tokens. Style integration: a weighted sum of the two a
-    channel, batch normalisation, sigmoid. 2D weights, and 2D more in each block's normalisation, which is not shared:
-    shared, training collapses (Fig. 15 and Sec. VI-B2 of arXiv:2210.16101).
+    channel, batch normalisation, sigmoid. 2D weights; D more, and D biases, in each block's normalisation, which is not
+    shared: shared, training collapses (Fig. 15 and Sec. VI-B2 of arXiv:2210.16101).
 
     While training, an image's map depends on the other images of its device's batch, as batch normalisation has it:
     of all units only this one gives other numbers on another number of processes or accumulation steps, and with
