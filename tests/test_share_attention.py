@@ -49,7 +49,9 @@ class Block(nn.Module):
 
 
 class TokenNet(nn.Module):
-    """Blocks on tokens (B, L, D); `fail_at` raises before a block, `stop_at` returns before it."""
+    """Blocks on tokens (B, L, D); `fail_at` raises `error` before a block, `stop_at` returns before it."""
+
+    error: type[BaseException] = ArithmeticError
 
     def __init__(self, num_blocks: int = 4, *, use_reentrant: bool | None = None) -> None:
         super().__init__()
@@ -60,13 +62,43 @@ class TokenNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for index, block in enumerate(self.blocks):
             if index == self.fail_at:
-                raise ArithmeticError
+                raise self.error
             if index == self.stop_at:
                 return x
             if self.use_reentrant is None:
                 x = block(x)
             else:
                 x = checkpoint(block, x, use_reentrant=self.use_reentrant)
+        return x
+
+
+class Parts(nn.Module):
+    """A TokenNet of four blocks whose halves can be called one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(Block(), Block())
+        self.b = nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+    def blocks(self) -> TokenNet:
+        net = TokenNet()
+        net.blocks = nn.ModuleList([*self.a, *self.b])
+        return net
+
+
+class Ordered(TokenNet):
+    """Runs its blocks as `order` says, the first of them without gradients where that is asked."""
+
+    order: tuple[int, ...] = ()
+    is_first_frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, index in enumerate(self.order):
+            with torch.set_grad_enabled(place > 0 or not self.is_first_frozen):
+                x = self.blocks[index](x)
         return x
 
 
@@ -431,17 +463,12 @@ def test_an_example_finds_what_does_not_run_once() -> None:
 
 
 def test_a_later_target_that_runs_twice_or_not_at_all_is_told() -> None:
-    model, _ = make()
-    model.blocks[0](tokens())
-    model.blocks[1](tokens())
-    with pytest.raises(
-        RuntimeError, match=r"blocks\.1\.norm2 ran when blocks\.2\.norm2 was to run"
-    ):
-        model.blocks[1](tokens())
-    with pytest.raises(
-        RuntimeError, match=r"blocks\.3\.norm2 ran when blocks\.2\.norm2 was to run"
-    ):
-        model.blocks[3](tokens())
+    model, _ = make(model=Ordered())
+    for order, ran in (((0, 1, 1), 1), ((0, 1, 3), 3)):
+        model.order = order
+        message = rf"blocks\.{ran}\.norm2 ran when blocks\.2\.norm2 was to run"
+        with pytest.raises(RuntimeError, match=message):
+            model(tokens())
 
 
 def test_units_go_where_the_model_is() -> None:
@@ -455,7 +482,9 @@ def test_units_go_where_the_model_is() -> None:
 
 
 def fresh_state(attention: nn.Module) -> bool:
-    return all(stage._live.state is None for stage in attention.stages())
+    return all(
+        stage._live.state is None and stage._live.caller is None for stage in attention.stages()
+    )
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
@@ -503,10 +532,11 @@ def test_a_copy_has_a_unit_of_its_own() -> None:
 
 
 def test_whole_models_can_be_pickled_in_the_middle_of_a_pass() -> None:
-    model, _ = make()
-    model.fail_at = 2
-    with pytest.raises(ArithmeticError):
-        model.forward(tokens())  # not model(...): the state stays, with its graph
+    model, attention = make()
+    model.fail_at, model.error = 2, KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        model(tokens())  # no exception for hooks: the state stays, with its graph
+    assert not fresh_state(attention)
     model.fail_at = -1
     file = io.BytesIO()
     torch.save(model, file)
@@ -517,17 +547,65 @@ def test_whole_models_can_be_pickled_in_the_middle_of_a_pass() -> None:
 
 
 @pytest.mark.parametrize("how", ["fail_at", "stop_at"])
-@pytest.mark.parametrize("call", ["__call__", "forward"])
-def test_a_pass_that_ends_early_leaves_nothing_behind(how: str, call: str) -> None:
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
+def test_a_pass_that_ends_early_leaves_nothing_behind(how: str, error: type[BaseException]) -> None:
     model, attention = make()
     expected = model(tokens())
+    model.error = error
     setattr(model, how, 2)
-    with contextlib.suppress(ArithmeticError):
-        getattr(model, call)(tokens(seed=1))
-    assert fresh_state(attention) == (call == "__call__")
+    with contextlib.suppress(error):
+        model(tokens(seed=1))
+    assert fresh_state(attention) or (how, error) == ("fail_at", KeyboardInterrupt)
     setattr(model, how, -1)
     assert torch.equal(model(tokens()), expected)
     assert fresh_state(attention)
+
+
+def test_parts_called_by_themselves_do_not_meet_old_states() -> None:
+    model, attention = make("*.*.norm2", model=Parts())
+    whole = by_hand(model.blocks(), attention, tokens())
+    torch.testing.assert_close(model(tokens()), whole, **EXACT)
+    seen: list[Tensor] = []
+    handle = model.a.register_forward_hook(lambda module, inputs, y: seen.append(y))
+    model(tokens())
+    handle.remove()
+    assert torch.equal(model.a(tokens()), seen[0])  # it begins a pass
+    assert fresh_state(attention)
+    with pytest.raises(
+        RuntimeError, match=r"b\.0\.norm2 ran when a\.0\.norm2 was to run: .*by itself"
+    ):
+        model.b(tokens(seed=1))
+    assert fresh_state(attention)
+    torch.testing.assert_close(model(tokens()), whole, **EXACT)
+
+
+def test_parts_with_a_stage_each_can_be_called_by_themselves() -> None:
+    model, attention = make({"a": "a.*.norm2", "b": "b.*.norm2"}, model=Parts())
+    expected = model(tokens())
+    z = model.a(tokens())
+    model.a(tokens(5, seed=1))
+    assert torch.equal(model.b(z), expected)
+    assert fresh_state(attention)
+
+
+def test_a_module_around_all_targets_is_as_good_as_the_model() -> None:
+    """Such as `forward_features` of timm's ViT calls."""
+    outer, attention = make("net.*.*.norm2", model=nn.ModuleDict({"net": Parts()}))
+    found = outer["net"](tokens())
+    torch.testing.assert_close(found, by_hand(outer["net"].blocks(), attention, tokens()), **EXACT)
+    assert fresh_state(attention)
+
+
+def test_a_pass_outside_of_calls_is_refused() -> None:
+    model, attention = make()
+    first = model.blocks[0](tokens())
+    assert fresh_state(attention)
+    for call in (model.blocks[1], model.forward):
+        with pytest.raises(
+            RuntimeError, match=r"blocks\.1\.norm2 ran outside of a call of the mod"
+        ):
+            call(first)
+        assert fresh_state(attention)
 
 
 def test_batches_of_all_sizes_are_independent() -> None:
@@ -657,11 +735,10 @@ def test_a_recomputation_of_an_older_pass_is_told() -> None:
 
 
 def test_gradients_switched_on_in_the_middle_are_told() -> None:
-    model, _ = make()
-    with torch.no_grad():
-        x = model.blocks[0](tokens())
+    model, _ = make(model=Ordered())
+    model.order, model.is_first_frozen = (0, 1, 2, 3), True
     with pytest.raises(RuntimeError, match=r"gradients were off at blocks\.0\.norm2 and are on at"):
-        model.blocks[1](x)
+        model(tokens())
 
 
 # ---------------------------------------------------------------- torch.compile
@@ -689,6 +766,8 @@ def check_compiled(model: nn.Module, make_input: Callable[..., Tensor], backend:
 def test_a_compiled_model_gives_the_same_numbers(backend: str) -> None:
     torch.compiler.reset()
     model, _ = make(model=TokenNet(3))
+    check_compiled(model, tokens, backend)
+    model, _ = make("*.*.norm2", model=Parts())
     check_compiled(model, tokens, backend)
     stages = {"a": "0.norm", "b": ["1.norm", "2.norm"]}
     model, _ = make(stages, "dia_lstm_light", model=nn.Sequential(*(ConvBlock() for _ in range(3))))
@@ -754,6 +833,17 @@ def test_timm_resnet() -> None:
     assert model(x).shape == (2, 3)
     torch.testing.assert_close(seen["out"], F.relu(seen["x"] + seen["gated"]), **EXACT)
     assert fresh_state(attention)
+
+
+def test_features_of_a_timm_vit_are_those_of_its_pass() -> None:
+    timm = pytest.importorskip("timm")
+    arguments = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_heads=2, num_classes=3, **arguments)
+    _, attention = make(NORMS, model=model.eval(), num_extra_tokens=1)
+    x = torch.randn(2, 1, 8, 8)
+    features = model.forward_features(x)
+    assert fresh_state(attention)
+    assert torch.equal(model.forward_head(features), model(x))
 
 
 def test_timm_vit_with_checkpointing() -> None:
