@@ -885,16 +885,19 @@ def test_the_docs_code_runs() -> None:
         ("--device gpu", "--device gpu: torch cannot use it here"),
         ("--device meta", "--device meta: torch cannot use it here"),
         ("--seed -1", "--seed -1: allowed is 0 to 9223372036854775807"),
-        ("--cifar10 nowhere", "nowhere"),
+        ("--cifar10 .", "cifar-10-binary.tar.gz is corrupt"),
         ("--unit none", "invalid choice"),
     ],
 )
 def test_examples_refuse_wrong_input(
     words: str,
     said: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["timm_vit.py", *words.split()])
     with pytest.raises(SystemExit) as ended:
         read_input("", num_epochs=1)
