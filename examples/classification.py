@@ -1,7 +1,6 @@
 """What the examples share: images with classes, a short training, and a comparison with and without the unit."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from uvit_dia.models.unit_factory import ATTENTION_NAMES
 SPLIT_SEED = 0  # of digits, which have no test set of their own; the same whatever --seed is
 NUM_TEST_DIGITS = 360
 TEST_BATCH_SIZE = 512
+MIN_BATCH_SIZE = 2  # batch normalisation has nothing to do with one image
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Classes:
         return self.train.images.shape[2]
 
 
-def parse_arguments(description: str, num_epochs: int) -> argparse.Namespace:
-    """Read the command line.
+def read_input(description: str, num_epochs: int) -> tuple[argparse.Namespace, Classes]:
+    """Read the command line and the images; what does not fit ends the program with one line and exit code 2.
 
     Args:
         description: the first lines of --help.
@@ -61,24 +62,49 @@ def parse_arguments(description: str, num_epochs: int) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="of weights and of the images' order")
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.num_epochs < 1:
+        parser.error(f"--num_epochs {arguments.num_epochs}: allowed is 1 or more")
+    if not 0 <= arguments.seed <= MAX_SEED:
+        parser.error(f"--seed {arguments.seed}: allowed is 0 to {MAX_SEED}")
+    if not _is_usable(arguments.device):
+        parser.error(f"--device {arguments.device}: torch cannot use it here")
+    try:
+        classes = load_classes(arguments.cifar10)
+    except InputError as error:
+        parser.error(str(error))
+    most = len(classes.train)
+    if not MIN_BATCH_SIZE <= arguments.batch_size <= most:
+        parser.error(
+            f"--batch_size {arguments.batch_size}: allowed is {MIN_BATCH_SIZE} to {most}, the training images"
+        )
+    return arguments, classes
+
+
+def _is_usable(device: str) -> bool:
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError):  # the latter where torch was built without it
+        return False
+    return True
 
 
 def load_classes(cifar10: str | None) -> Classes:
-    """Read scikit-learn's digits, or CIFAR-10 from a folder; ends the program where it is not there."""
-    try:
-        if cifar10 is not None:
-            sets = [
-                load_image_set("cifar10", cifar10, split, img_size=32, in_chans=3)
-                for split in ("train", "test")
-            ]
-            train, test = sets
-            assert train is not None  # CIFAR-10 has both splits
-            assert test is not None
-            return Classes("CIFAR-10", train, test)
-        digits = load_image_set("digits", "", "train", img_size=8, in_chans=1)
-    except InputError as error:
-        sys.exit(str(error))
+    """Read scikit-learn's digits, or CIFAR-10 from a folder.
+
+    Raises:
+        InputError: if CIFAR-10 is not there.
+    """
+    if cifar10 is not None:
+        sets = [
+            load_image_set("cifar10", cifar10, split, img_size=32, in_chans=3)
+            for split in ("train", "test")
+        ]
+        train, test = sets
+        assert train is not None  # CIFAR-10 has both splits
+        assert test is not None
+        return Classes("CIFAR-10", train, test)
+    digits = load_image_set("digits", "", "train", img_size=8, in_chans=1)
     assert digits is not None  # digits come with scikit-learn
     assert digits.labels is not None
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(SPLIT_SEED))

@@ -5,7 +5,7 @@ Needs timm: `pip install -e '.[examples]'`.
 """
 
 import timm
-from classification import compare, load_classes, parse_arguments
+from classification import compare, read_input
 from torch import nn
 
 from uvit_dia import share_attention
@@ -26,8 +26,7 @@ def make_resnet(in_chans: int) -> nn.Module:
 
 def main() -> None:
     """Train with and without the unit, and print both accuracies."""
-    arguments = parse_arguments(__doc__ or "", num_epochs=8)
-    classes = load_classes(arguments.cifar10)
+    arguments, classes = read_input(__doc__ or "", num_epochs=8)
     compare(
         "ResNet-26",
         classes,

@@ -5,7 +5,7 @@ The unit stands between Norm and MLP of each block, as in Table IX of arXiv:2210
 """
 
 import timm
-from classification import compare, load_classes, parse_arguments
+from classification import compare, read_input
 from torch import nn
 
 from uvit_dia import share_attention
@@ -29,8 +29,7 @@ def make_vit(img_size: int, in_chans: int) -> nn.Module:
 
 def main() -> None:
     """Train with and without the unit, and print both accuracies."""
-    arguments = parse_arguments(__doc__ or "", num_epochs=15)
-    classes = load_classes(arguments.cifar10)
+    arguments, classes = read_input(__doc__ or "", num_epochs=15)
     compare(
         "ViT of 6 blocks",
         classes,

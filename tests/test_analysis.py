@@ -18,20 +18,20 @@ import eval_fid
 import train
 from uvit_dia import analysis
 from uvit_dia.analysing.arguments import COMMANDS, AnalysisArguments
-from uvit_dia.analysing.correlation import map_correlations
+from uvit_dia.analysing.correlation import analyse_correlation, map_correlations
 from uvit_dia.analysing.cost import Inputs, count_costs, make_variants, time_interleaved
 from uvit_dia.analysing.gates import gate_statistics
 from uvit_dia.analysing.gradients import block_gradients
 from uvit_dia.analysing.importance import map_importances
 from uvit_dia.analysing.peak_memory import peak_bytes
 from uvit_dia.analysing.probe import Observations, observe, replaced_gates, watched
-from uvit_dia.analysing.sensitivity import removals
+from uvit_dia.analysing.sensitivity import analyse_sensitivity, removals
 from uvit_dia.analysing.subject import Subject, load_model, make_subject
 from uvit_dia.build import make_accelerator, make_model
 from uvit_dia.errors import InputError
 from uvit_dia.files import sha256_file
 from uvit_dia.models.attention_units import AttentionUnit, UnitState
-from uvit_dia.models.unit_factory import ATTENTION_NAMES
+from uvit_dia.models.unit_factory import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
 
 FEW = ("--num_images", "24")
 SAMPLING = ("--num_images", "64", "--sampler", "dpmpp_2m", "--num_steps", "2")
@@ -140,11 +140,11 @@ class PlantedUnit(AttentionUnit):
     def zero_map(self) -> None:
         raise AssertionError("not part of this test")
 
-    def forward(
+    def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, UnitState]:
         attention_map = self.maps[block_index].expand(len(y), -1)
-        return y * attention_map[:, None], attention_map, state
+        return attention_map[:, None], attention_map, state
 
 
 @pytest.mark.parametrize("name", ["shared", "unshared"])
@@ -172,6 +172,23 @@ def test_correlation_file_holds_matrix_and_distribution(runs: Path) -> None:
     upper = matrix[np.triu_indices(3, k=1)]
     assert results["mean"] == pytest.approx(upper.mean(), abs=1e-6)
     assert results["undefined_share"] == 0
+
+
+@pytest.mark.parametrize(("lowest", "shown"), [(-0.52, -0.55), (0.3, 0.0)])
+def test_the_histogram_shows_every_correlation(
+    lowest: float, shown: float, subject_of: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two blocks; one image of 24 has the lowest value, which the mean over images hides."""
+    subject = subject_of("shared")
+    a, b = torch.tensor([1.0, 1, -1, -1]), torch.tensor([1.0, -1, 1, -1])
+    wanted = torch.full((24, 1), 0.8).index_fill(0, torch.tensor([5]), lowest)
+    maps = torch.stack([a.expand(24, 4), wanted * a + (1 - wanted**2).sqrt() * b])
+    seen = Observations((0, 1), maps, maps, subject.timesteps)
+    monkeypatch.setattr("uvit_dia.analysing.correlation.observe", lambda subject: seen)
+    arguments = AnalysisArguments("correlation", Path("shared"), num_images=24)
+    result = analyse_correlation(arguments, subject.trained, subject.accelerator)
+    (histogram,) = (axes for axes in result.figure.axes if axes.get_xlabel() == "correlation")
+    assert histogram.get_xlim() == pytest.approx((shown, 1.0))
 
 
 # ---------------------------------------------------------------- importance
@@ -332,6 +349,58 @@ def test_replaced_gates_take_the_unit_out(subject_of: Callable[..., Subject]) ->
         assert (other - before).abs().max() > 1e-4
 
 
+class Measured(Exception):
+    """Ends an analysis that has come to what a test asks for."""
+
+
+@pytest.mark.parametrize("gate_init", ["paper", "identity"])
+@pytest.mark.parametrize("name", ["cbam", "sge", "dia_lstm"])
+def test_mean_gates_keep_the_scale(
+    name: str,
+    gate_init: str,
+    subject_of: Callable[..., Subject],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is put in for "mean" is the mean of what multiplied each token, patches and time token alike."""
+    subject = subject_of("shared")
+    model: Any = subject.trained.model
+    options = {**DEFAULT_OPTIONS, "gate_init": gate_init}
+    torch.manual_seed(0)
+    model.attention_unit = make_attention_unit(name, 16, 1, options).eval()
+    for parameter in model.attention_unit.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    ratios: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
+
+    def keep(unit: nn.Module, y: Tensor, block_index: int, output: Any) -> None:
+        ratios[block_index].append(output[0] / y)  # B L D
+
+    def measure() -> dict[int, Tensor]:
+        for parts in ratios.values():
+            parts.clear()
+        with watched(model, keep), torch.no_grad():
+            for batch in subject.batches():
+                model(batch.x_t, batch.timesteps)
+        return {block: torch.cat(parts).mean(dim=0) for block, parts in ratios.items()}
+
+    def find(subject: Subject, distance: Any, cases: Any, means: dict[int, Tensor]) -> None:
+        measured = measure()
+        assert measured.keys() == means.keys()
+        for block, ratio in measured.items():
+            found = means[block].expand_as(ratio)
+            torch.testing.assert_close(found, ratio, rtol=1e-4, atol=1e-5)
+        assert name == "dia_lstm" or ratio.std(dim=0).max() > 1e-3  # tokens do differ
+        with replaced_gates(model, means):
+            for block, ratio in measure().items():
+                found = means[block].expand_as(ratio)
+                torch.testing.assert_close(found, ratio, rtol=1e-4, atol=1e-5)
+        raise Measured
+
+    monkeypatch.setattr("uvit_dia.analysing.sensitivity._measure_all", find)
+    arguments = AnalysisArguments("sensitivity", Path("shared"), num_images=24)
+    with pytest.raises(Measured):
+        analyse_sensitivity(arguments, subject.trained, subject.accelerator)
+
+
 def test_thirds_hold_all_blocks() -> None:
     named = {removal.name: removal.blocks for removal in removals(list(range(13)), 13)}
     assert named["block 12"] == (12,)
@@ -433,6 +502,13 @@ def test_variants_that_do_not_fit_are_left_out_with_a_reason(runs: Path) -> None
     assert set(variants) | set(skipped) == set(ATTENTION_NAMES)
 
 
+def test_srm_is_left_out_where_there_is_one_image(runs: Path) -> None:
+    record = analyse("cost", "none", "--batch_size", "1")
+    assert set(record["results"]["variants"]) == {*ATTENTION_NAMES} - {"srm"}
+    assert "srm normalises over the batch" in record["results"]["skipped"]["srm"]
+    check_cost(record["results"]["variants"], left_out=("srm",))
+
+
 def test_peak_is_what_lives_at_the_same_time() -> None:
     before = torch.ones(1000)
 
@@ -458,9 +534,9 @@ def test_rounds_take_turns() -> None:
     assert all((values > 0).all() and len(values) == 3 for values in seconds.values())
 
 
-def check_cost(variants: dict[str, dict]) -> None:
+def check_cost(variants: dict[str, dict], left_out: tuple[str, ...] = ()) -> None:
     """Check that a cost analysis holds ratios to none."""
-    assert tuple(variants) == ATTENTION_NAMES
+    assert tuple(variants) == tuple(name for name in ATTENTION_NAMES if name not in left_out)
     for key, value in variants["none"].items():
         if key.endswith("_ratio"):
             assert (value["median"] if isinstance(value, dict) else value) == 1, key
@@ -592,6 +668,14 @@ def test_compared_runs_must_have_the_same_loss(runs: Path) -> None:
         InputError, match=r"--compare: diffusion.prediction_type is 'epsilon' there"
     ):
         analyse("gradients", "shared", "--compare", "epsilon")
+
+
+def test_compared_runs_may_differ_in_flips(runs: Path) -> None:
+    """The images of an analysis are never flipped."""
+    changes = {**QUICK, "train.num_steps": 1, "data.random_flip": True}
+    train.main(["train.py", *train_arguments(Path("flipped"), changes)])
+    both = analyse("gradients", "shared", "--compare", "flipped")["results"]["runs"]
+    assert len(both) == 2
 
 
 def test_missing_matplotlib_is_told(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

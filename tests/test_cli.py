@@ -114,6 +114,14 @@ def start_of_run(*arguments: str) -> str:
         (["--config.model.attention_options.blocks=0-3"], ["blocks = '0-3'"]),
         (["--config.model.attention_options.blocks=0,9"], ["block 9"]),
         (["--config.train.accumulation_steps=7"], ["train.batch_size = 64", "= 7"]),
+        (
+            ["--config.model.attention=srm", "--config.train.batch_size=1"],
+            ["train.batch_size = 1", "'srm'", "2 or more"],
+        ),
+        (
+            ["--config.model.attention=srm", "--config.train.accumulation_steps=64"],
+            ["train.accumulation_steps = 64", "'srm'", "2 or more"],
+        ),
         # flags
         (["--wrkdir=x"], ["unknown flag --wrkdir", "did you mean workdir?"]),
         (["--batch_size=3"], ["unknown flag --batch_size"]),

@@ -1,5 +1,6 @@
 """Units without a state: against float64 references and timm, their counts, what they look at, and what is refused."""
 
+import copy
 import math
 from typing import Any
 
@@ -151,6 +152,23 @@ def test_units_agree_with_references_in_float64(name: str, pool: str) -> None:
         torch.testing.assert_close(attention_map.double(), gate[:, 0], rtol=0, atol=1e-6)
     elif name == "sge":
         torch.testing.assert_close(attention_map.double(), gate.mean(1), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("pool", ["all", "patches"])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_token_gives_finite_numbers(name: str, pool: str, mode: bool) -> None:
+    """Feature maps of 1 x 1, and one patch among extra tokens, have nothing to be compared with."""
+    for extra in (0, EXTRA):
+        unit = make_unit(name, extra=extra, pool=pool).train(mode)
+        y = tokens(BATCH, extra + 1, CHANNELS).requires_grad_()
+        gated, attention_map = call(unit, y)
+        gated.square().sum().backward()
+        found = (gated, attention_map, y.grad, *(p.grad for p in unit.parameters()))
+        assert all(tensor.isfinite().all() for tensor in found if tensor is not None)
+        if name == "sge" and (pool == "patches" or extra == 0):
+            expected = torch.sigmoid(unit.shift).repeat_interleave(CHANNELS // 8)
+            torch.testing.assert_close(attention_map, expected.expand(BATCH, -1))
 
 
 # ---------------------------------------------------------------- against timm
@@ -321,14 +339,45 @@ def test_srm_has_a_normalisation_a_block() -> None:
 def test_maps_are_float32_under_bfloat16(name: str, short_parameters: bool) -> None:
     unit, y = make_unit(name), tokens(BATCH, TOKENS, CHANNELS).bfloat16()
     if short_parameters:
-        if name == "srm":
-            pytest.skip("torch's batch normalisation keeps its own types")
         unit = unit.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=not short_parameters):
         gated, attention_map = call(unit, y)
     assert gated.dtype == torch.bfloat16
     assert attention_map.dtype == torch.float32
     assert not torch.equal(attention_map, attention_map.bfloat16().float())
+
+
+@pytest.mark.parametrize("name", ATTENTION_NAMES[1:])
+def test_networks_of_bfloat16_run_forwards_and_backwards(name: str) -> None:
+    whole = make_uvit(attention=name)
+    model = copy.deepcopy(whole).bfloat16()
+    x, t = tokens(BATCH, 1, 8, 8), torch.tensor([0.0, 400.0, 999.0])
+    for mode in (True, False):
+        found = model.train(mode)(x.bfloat16(), t)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), whole.train(mode)(x, t), rtol=0.05, atol=0.05)
+        model.zero_grad()
+        found.float().square().mean().backward()
+        gradients = [p.grad for p in model.attention_unit.parameters() if p.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_srm_keeps_running_statistics_in_bfloat16() -> None:
+    short, whole = make_unit("srm").bfloat16().train(), make_unit("srm").train()
+    whole.load_state_dict(short.state_dict())  # rounded once
+    for seed in range(30):
+        y = tokens(BATCH, TOKENS, CHANNELS, seed=seed).bfloat16()
+        for unit in (short, whole):
+            call(unit, y)
+    found, expected = short.norms["0"], whole.norms["0"]
+    assert found.num_batches_tracked == 30
+    assert found.running_var.dtype == torch.bfloat16
+    for name in ("running_mean", "running_var"):  # each update is rounded, to 8 bits
+        torch.testing.assert_close(
+            getattr(found, name).float(), getattr(expected, name), rtol=0.05, atol=1e-3
+        )
+    assert not torch.equal(found.running_mean, torch.zeros_like(found.running_mean))
 
 
 @pytest.mark.parametrize("name", NAMES)

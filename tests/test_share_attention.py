@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import uvit_dia
+from examples.classification import read_input
 from examples.preact_resnet import PreActResNet
+from uvit_dia.models.sams import eca_kernel_size
 from uvit_dia.models.share_attention import share_attention
+from uvit_dia.models.unit_factory import ATTENTION_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESNET = {f"stage{i}": f"stage{i}.*.conv3" for i in (1, 2, 3)}
@@ -46,7 +49,9 @@ class Block(nn.Module):
 
 
 class TokenNet(nn.Module):
-    """Blocks on tokens (B, L, D); `fail_at` raises before a block, `stop_at` returns before it."""
+    """Blocks on tokens (B, L, D); `fail_at` raises `error` before a block, `stop_at` returns before it."""
+
+    error: type[BaseException] = ArithmeticError
 
     def __init__(self, num_blocks: int = 4, *, use_reentrant: bool | None = None) -> None:
         super().__init__()
@@ -57,13 +62,43 @@ class TokenNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for index, block in enumerate(self.blocks):
             if index == self.fail_at:
-                raise ArithmeticError
+                raise self.error
             if index == self.stop_at:
                 return x
             if self.use_reentrant is None:
                 x = block(x)
             else:
                 x = checkpoint(block, x, use_reentrant=self.use_reentrant)
+        return x
+
+
+class Parts(nn.Module):
+    """A TokenNet of four blocks whose halves can be called one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(Block(), Block())
+        self.b = nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+    def blocks(self) -> TokenNet:
+        net = TokenNet()
+        net.blocks = nn.ModuleList([*self.a, *self.b])
+        return net
+
+
+class Ordered(TokenNet):
+    """Runs its blocks as `order` says, the first of them without gradients where that is asked."""
+
+    order: tuple[int, ...] = ()
+    is_first_frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, index in enumerate(self.order):
+            with torch.set_grad_enabled(place > 0 or not self.is_first_frozen):
+                x = self.blocks[index](x)
         return x
 
 
@@ -273,6 +308,35 @@ def test_stacked_cells_add_the_weights_of_table_xiv(resnet164: PreActResNet) -> 
     assert round((three - one) / 1e6, 2) == 1.38
 
 
+def weights_of_table(width: int, reduction: int, groups: int, num_blocks: int) -> dict[str, int]:
+    """Work out the table of docs/experiments.md: `10D²/r` and the like, by unit."""
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|(]+?) (?:\([^|]*)?\|", page, re.M)
+    values = {"D": width, "r": reduction, "G": groups, "n": num_blocks, "k": eca_kernel_size(width)}
+    found = {}
+    for name, formula in rows:
+        total = 0
+        for term in formula.split(" + "):
+            number, letters, square, divided = re.fullmatch(
+                r"(\d*)([DGnk]*)(²?)(/r)?", term
+            ).groups()  # type: ignore[union-attr]
+            value = int(number or 1)
+            for letter in letters:
+                value *= values[letter] ** (2 if square else 1)
+            total += value // (reduction if divided else 1)
+        found[name] = total
+    return found
+
+
+@pytest.mark.parametrize("width", [WIDTH, 64])
+def test_weights_are_those_of_the_docs_table(width: int) -> None:
+    table = weights_of_table(width, reduction=4, groups=8, num_blocks=3)
+    assert tuple(table) == ATTENTION_NAMES
+    for name in ATTENTION_NAMES[1:]:
+        model = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        assert share_attention(model, "*", name).num_weights() == table[name], name
+
+
 def test_unshared_units_have_a_weight_set_each(resnet164: PreActResNet) -> None:
     shared, unshared = (
         share_attention(copy.deepcopy(resnet164), RESNET, "se", shared=is_shared).num_weights()
@@ -377,6 +441,17 @@ def test_channels_are_taken_as_given() -> None:
     assert attention["stage"].channels == WIDTH
 
 
+@pytest.mark.parametrize("targets", ["blocks.*.mlp", NORMS, {"a": "blocks.0.*", "b": "blocks.1.*"}])
+def test_channels_must_be_those_of_the_example(targets: Any) -> None:
+    model = TokenNet()
+    keys, before = list(model.state_dict()), model(tokens())
+    with pytest.raises(ValueError, match=r"blocks\.0\.\w+ has 8 channels .* channels=16"):
+        share_attention(model, targets, channels=16, example_input=tokens())
+    assert list(model.state_dict()) == keys
+    assert torch.equal(model(tokens()), before)
+    share_attention(model, targets, channels=WIDTH, example_input=tokens())
+
+
 def test_an_example_finds_what_does_not_run_once() -> None:
     class Twice(TokenNet):
         def forward(self, x: Tensor) -> Tensor:
@@ -388,17 +463,12 @@ def test_an_example_finds_what_does_not_run_once() -> None:
 
 
 def test_a_later_target_that_runs_twice_or_not_at_all_is_told() -> None:
-    model, _ = make()
-    model.blocks[0](tokens())
-    model.blocks[1](tokens())
-    with pytest.raises(
-        RuntimeError, match=r"blocks\.1\.norm2 ran when blocks\.2\.norm2 was to run"
-    ):
-        model.blocks[1](tokens())
-    with pytest.raises(
-        RuntimeError, match=r"blocks\.3\.norm2 ran when blocks\.2\.norm2 was to run"
-    ):
-        model.blocks[3](tokens())
+    model, _ = make(model=Ordered())
+    for order, ran in (((0, 1, 1), 1), ((0, 1, 3), 3)):
+        model.order = order
+        message = rf"blocks\.{ran}\.norm2 ran when blocks\.2\.norm2 was to run"
+        with pytest.raises(RuntimeError, match=message):
+            model(tokens())
 
 
 def test_units_go_where_the_model_is() -> None:
@@ -412,7 +482,9 @@ def test_units_go_where_the_model_is() -> None:
 
 
 def fresh_state(attention: nn.Module) -> bool:
-    return all(stage._live.state is None for stage in attention.stages())
+    return all(
+        stage._live.state is None and stage._live.caller is None for stage in attention.stages()
+    )
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
@@ -460,10 +532,11 @@ def test_a_copy_has_a_unit_of_its_own() -> None:
 
 
 def test_whole_models_can_be_pickled_in_the_middle_of_a_pass() -> None:
-    model, _ = make()
-    model.fail_at = 2
-    with pytest.raises(ArithmeticError):
-        model.forward(tokens())  # not model(...): the state stays, with its graph
+    model, attention = make()
+    model.fail_at, model.error = 2, KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        model(tokens())  # no exception for hooks: the state stays, with its graph
+    assert not fresh_state(attention)
     model.fail_at = -1
     file = io.BytesIO()
     torch.save(model, file)
@@ -474,17 +547,65 @@ def test_whole_models_can_be_pickled_in_the_middle_of_a_pass() -> None:
 
 
 @pytest.mark.parametrize("how", ["fail_at", "stop_at"])
-@pytest.mark.parametrize("call", ["__call__", "forward"])
-def test_a_pass_that_ends_early_leaves_nothing_behind(how: str, call: str) -> None:
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
+def test_a_pass_that_ends_early_leaves_nothing_behind(how: str, error: type[BaseException]) -> None:
     model, attention = make()
     expected = model(tokens())
+    model.error = error
     setattr(model, how, 2)
-    with contextlib.suppress(ArithmeticError):
-        getattr(model, call)(tokens(seed=1))
-    assert fresh_state(attention) == (call == "__call__")
+    with contextlib.suppress(error):
+        model(tokens(seed=1))
+    assert fresh_state(attention) or (how, error) == ("fail_at", KeyboardInterrupt)
     setattr(model, how, -1)
     assert torch.equal(model(tokens()), expected)
     assert fresh_state(attention)
+
+
+def test_parts_called_by_themselves_do_not_meet_old_states() -> None:
+    model, attention = make("*.*.norm2", model=Parts())
+    whole = by_hand(model.blocks(), attention, tokens())
+    torch.testing.assert_close(model(tokens()), whole, **EXACT)
+    seen: list[Tensor] = []
+    handle = model.a.register_forward_hook(lambda module, inputs, y: seen.append(y))
+    model(tokens())
+    handle.remove()
+    assert torch.equal(model.a(tokens()), seen[0])  # it begins a pass
+    assert fresh_state(attention)
+    with pytest.raises(
+        RuntimeError, match=r"b\.0\.norm2 ran when a\.0\.norm2 was to run: .*by itself"
+    ):
+        model.b(tokens(seed=1))
+    assert fresh_state(attention)
+    torch.testing.assert_close(model(tokens()), whole, **EXACT)
+
+
+def test_parts_with_a_stage_each_can_be_called_by_themselves() -> None:
+    model, attention = make({"a": "a.*.norm2", "b": "b.*.norm2"}, model=Parts())
+    expected = model(tokens())
+    z = model.a(tokens())
+    model.a(tokens(5, seed=1))
+    assert torch.equal(model.b(z), expected)
+    assert fresh_state(attention)
+
+
+def test_a_module_around_all_targets_is_as_good_as_the_model() -> None:
+    """Such as `forward_features` of timm's ViT calls."""
+    outer, attention = make("net.*.*.norm2", model=nn.ModuleDict({"net": Parts()}))
+    found = outer["net"](tokens())
+    torch.testing.assert_close(found, by_hand(outer["net"].blocks(), attention, tokens()), **EXACT)
+    assert fresh_state(attention)
+
+
+def test_a_pass_outside_of_calls_is_refused() -> None:
+    model, attention = make()
+    first = model.blocks[0](tokens())
+    assert fresh_state(attention)
+    for call in (model.blocks[1], model.forward):
+        with pytest.raises(
+            RuntimeError, match=r"blocks\.1\.norm2 ran outside of a call of the mod"
+        ):
+            call(first)
+        assert fresh_state(attention)
 
 
 def test_batches_of_all_sizes_are_independent() -> None:
@@ -518,8 +639,9 @@ def test_modes_of_torch() -> None:
         found = model(tokens())
         found.float().sum().backward()
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
-    half, _ = make(model=TokenNet().bfloat16())
-    assert half(tokens().bfloat16()).dtype == torch.bfloat16
+    for unit in ("dia_lstm", "srm"):
+        half, _ = make(unit=unit, model=TokenNet().bfloat16())
+        assert half(tokens().bfloat16()).dtype == torch.bfloat16
 
 
 def test_two_threads_do_not_mix_their_states() -> None:
@@ -613,11 +735,10 @@ def test_a_recomputation_of_an_older_pass_is_told() -> None:
 
 
 def test_gradients_switched_on_in_the_middle_are_told() -> None:
-    model, _ = make()
-    with torch.no_grad():
-        x = model.blocks[0](tokens())
+    model, _ = make(model=Ordered())
+    model.order, model.is_first_frozen = (0, 1, 2, 3), True
     with pytest.raises(RuntimeError, match=r"gradients were off at blocks\.0\.norm2 and are on at"):
-        model.blocks[1](x)
+        model(tokens())
 
 
 # ---------------------------------------------------------------- torch.compile
@@ -645,6 +766,8 @@ def check_compiled(model: nn.Module, make_input: Callable[..., Tensor], backend:
 def test_a_compiled_model_gives_the_same_numbers(backend: str) -> None:
     torch.compiler.reset()
     model, _ = make(model=TokenNet(3))
+    check_compiled(model, tokens, backend)
+    model, _ = make("*.*.norm2", model=Parts())
     check_compiled(model, tokens, backend)
     stages = {"a": "0.norm", "b": ["1.norm", "2.norm"]}
     model, _ = make(stages, "dia_lstm_light", model=nn.Sequential(*(ConvBlock() for _ in range(3))))
@@ -712,6 +835,17 @@ def test_timm_resnet() -> None:
     assert fresh_state(attention)
 
 
+def test_features_of_a_timm_vit_are_those_of_its_pass() -> None:
+    timm = pytest.importorskip("timm")
+    arguments = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_heads=2, num_classes=3, **arguments)
+    _, attention = make(NORMS, model=model.eval(), num_extra_tokens=1)
+    x = torch.randn(2, 1, 8, 8)
+    features = model.forward_features(x)
+    assert fresh_state(attention)
+    assert torch.equal(model.forward_head(features), model(x))
+
+
 def test_timm_vit_with_checkpointing() -> None:
     timm = pytest.importorskip("timm")
     arguments = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 3}
@@ -740,6 +874,39 @@ def test_the_docs_code_runs() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch_size 2000", "--batch_size 2000: allowed is 2 to 1437"),
+        ("--batch_size 1", "--batch_size 1: allowed is 2 to 1437"),
+        ("--num_epochs 0", "--num_epochs 0: allowed is 1 or more"),
+        ("--device gpu", "--device gpu: torch cannot use it here"),
+        ("--device meta", "--device meta: torch cannot use it here"),
+        ("--seed -1", "--seed -1: allowed is 0 to 9223372036854775807"),
+        ("--cifar10 .", "cifar-10-binary.tar.gz is corrupt"),
+        ("--unit none", "invalid choice"),
+    ],
+)
+def test_examples_refuse_wrong_input(
+    words: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["timm_vit.py", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        read_input("", num_epochs=1)
+    assert ended.value.code == 2
+    usage, error, last = capsys.readouterr().err.rpartition("timm_vit.py: error: ")
+    assert usage.startswith("usage: ")
+    assert error
+    assert said in last
+    assert last.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -84,6 +84,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"overrides": {"train": {"accumulation_steps": 16}}},
         "accumulation_steps = 16",
     ),
+    "one image at a time for srm": (
+        {
+            "num_processes": 8,
+            "variants": {"uvit": {}, "srm": {"model": {"attention": "srm"}}},
+        },
+        "train.batch_size = 8 is 1 image for each of 8 processes x train.accumulation_steps = 1",
+    ),
     "too many cells": ({"seeds": tuple(range(20_000))}, "at most 10000"),
     "unknown sampler": ({"eval": {**SWEEP["eval"], "sampler": "dpm"}}, "eval.sampler = 'dpm'"),
 }

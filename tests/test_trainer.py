@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uvit_dia import rng, run_checkpoints
-from uvit_dia.build import make_model
+from uvit_dia.build import make_model, make_trainer
 from uvit_dia.data import BatchOrder
 from uvit_dia.datasets import load_image_set
 from uvit_dia.errors import EXIT_DIVERGED, DivergedError, InputError
+from uvit_dia.run_folder import RunFolder
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 from uvit_dia.trainer import Trainer
@@ -225,6 +226,18 @@ def test_a_batch_that_cannot_be_shared_is_refused(
         f"train.batch_size = {batch_size} is not divisible by {num_processes} processes" in message
     )
     assert f"train.accumulation_steps = {parts}" in message
+
+
+def test_srm_needs_two_images_a_process_and_accumulation_step(tmp_path: Path) -> None:
+    config = tiny_config({"model.attention": "srm", "train.accumulation_steps": 4})  # of 8 images
+    launch: Any = SimpleNamespace(num_processes=2)  # all that is asked for before data are read
+    with pytest.raises(InputError, match=r"is 1 image for each of 2 processes x train.acc.* = 4;"):
+        make_trainer(config, RunFolder(tmp_path), launch)
+    with pytest.raises(
+        InputError, match=r"train.batch_size = 1 is 1 image for each of 1 processes"
+    ):
+        tiny_config({"model.attention": "srm", "train.batch_size": 1})
+    tiny_config({"train.batch_size": 1})  # another unit
 
 
 # ---------------------------------------------------------------- precision, average, learning

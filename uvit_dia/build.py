@@ -16,7 +16,7 @@ from accelerate.utils import (
 from ml_collections import ConfigDict
 from torch import nn
 
-from uvit_dia.config import flatten, parse_blocks, to_plain
+from uvit_dia.config import check_images_at_a_time, flatten, parse_blocks, to_plain
 from uvit_dia.data import ImageSet, TrainingBatches
 from uvit_dia.datasets import load_image_set
 from uvit_dia.diffusion import Diffusion, NoiseSchedule
@@ -193,6 +193,7 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     """
     train, optimizer = config.train, config.optimizer
     rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
+    check_images_at_a_time(config, accelerator.num_processes)
     make_scheduler(
         make_sampler_settings(config), make_schedule(config)
     )  # refuses what a preview would trip over

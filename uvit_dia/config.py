@@ -81,6 +81,7 @@ METRICS = ("fid", "kid", "isc", "prc")
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun", "pndm")
 RECURRENT_UNITS = ("lstm", "dia_lstm", "dia_lstm_light")
 OTHER_UNITS = ("se", "eca", "cbam", "srm", "spa", "sge", "spem", "sem")
+UNIT_OVER_IMAGES = "srm"  # normalises over the images of a batch, in training
 UNITS_WITH_REDUCTION = ("dia_lstm", "dia_lstm_light", "se", "cbam", "spa", "sem")
 DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
 
@@ -274,12 +275,35 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         raise InputError(
             f"train.batch_size = {train.batch_size} is not divisible by train.accumulation_steps = {train.accumulation_steps}"
         )
+    check_images_at_a_time(config, num_processes=1)
     if (ema.decay > 0) == (ema.halflife_images > 0):
         raise InputError(
             f"exactly one of ema.decay = {ema.decay} and ema.halflife_images = {ema.halflife_images} must be above 0"
         )
     if config.data.name in ("parquet", "folder") and not config.data.path:
         raise InputError(f"data.path is empty; data.name = {config.data.name!r} needs a path")
+
+
+def check_images_at_a_time(config: ConfigDict, num_processes: int) -> None:
+    """Check that a unit which normalises over images gets several at a time.
+
+    Args:
+        config: the config, whose batch can be divided evenly.
+        num_processes: that train together.
+
+    Raises:
+        InputError: if it gets only one.
+    """
+    train, attention = config.train, config.model.attention
+    if (
+        attention == UNIT_OVER_IMAGES
+        and train.batch_size == num_processes * train.accumulation_steps
+    ):
+        raise InputError(
+            f"train.batch_size = {train.batch_size} is 1 image for each of {num_processes} processes x "
+            f"train.accumulation_steps = {train.accumulation_steps}; model.attention = {attention!r} normalises over "
+            "images and needs 2 or more"
+        )
 
 
 def _check_attention(model: ConfigDict) -> None:

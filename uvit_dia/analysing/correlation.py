@@ -118,6 +118,8 @@ def _draw(
         right.stairs(shares, edges, fill=True, facecolor=drawn.fill, edgecolor=drawn.colour)
         if np.isfinite(mean):
             right.axvline(mean, color=INK, linestyle=(0, (4, 3)), linewidth=1.2)
-        right.set(xlabel="correlation", ylabel="share of image-pair values", xlim=(low, 1.0))
+        filled = edges[:-1][counts > 0]  # lower edges; single images go below the means on the left
+        lowest = float(filled.min(initial=0.0))
+        right.set(xlabel="correlation", ylabel="share of image-pair values", xlim=(lowest, 1.0))
         explain(figure, TITLE, HOW_TO_READ)
     return figure

@@ -23,6 +23,7 @@ from uvit_dia.analysing.cost_figure import HOW_TO_READ, TITLE, draw_costs
 from uvit_dia.analysing.peak_memory import peak_bytes
 from uvit_dia.analysing.subject import checkpoint_facts
 from uvit_dia.build import make_model
+from uvit_dia.config import UNIT_OVER_IMAGES
 from uvit_dia.inference import TrainedModel
 from uvit_dia.models import UViT
 from uvit_dia.models.unit_factory import ATTENTION_NAMES
@@ -83,13 +84,16 @@ class Variant:
 def make_variants(
     config: ConfigDict, inputs: Inputs, device: torch.device
 ) -> tuple[dict[str, Variant], dict[str, str]]:
-    """Make every variant that the run's model shape and options allow.
+    """Make every variant that the run's model shape and options, and the number of images, allow.
 
     Returns:
         The variants by name, and the reasons why others were left out.
     """
     variants, skipped = {}, {}
     for name in ATTENTION_NAMES:
+        if name == UNIT_OVER_IMAGES and len(inputs.x_t) == 1:
+            skipped[name] = f"{name} normalises over the batch: training needs at least 2 images"
+            continue
         changed = config.copy_and_resolve_references()
         changed.model.attention = name
         try:

@@ -41,6 +41,11 @@ from uvit_dia.rng import permutation
 
 MAX_ENTRIES = 1024  # an image and block, of the quantiles; moments are over all entries
 MAX_DECADES = 5  # of the picture
+NO_MATTER = (
+    "path",
+    "on_device",
+    "random_flip",
+)  # data keys: images are compared, and not flipped here
 TITLE = "Gradients of the training loss at each block's output"
 HOW_TO_READ = (
     "Size of single entries of the gradient of an image's loss by a block's output tokens; block 0 is nearest to the "
@@ -182,7 +187,7 @@ def _other_subject(arguments: AnalysisArguments, first: Subject) -> Subject:
     )
     ours, theirs = to_plain(first.trained.config), to_plain(other.config)
     for key in ("diffusion", "data"):
-        mine = {k: v for k, v in ours[key].items() if k not in ("path", "on_device")}
+        mine = {k: v for k, v in ours[key].items() if k not in NO_MATTER}
         for name, value in mine.items():
             if theirs[key][name] != value:
                 raise InputError(

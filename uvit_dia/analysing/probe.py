@@ -56,6 +56,13 @@ def watched(model: UViT, watcher: Watcher) -> Iterator[None]:
     def hook(unit: nn.Module, inputs: tuple[Any, ...], output: Output) -> Output | None:
         return watcher(unit, inputs[0], inputs[2], output)  # y, state, block_index
 
+    with _hooked(model, hook):
+        yield
+
+
+@contextmanager
+def _hooked(model: UViT, hook: Callable[..., Output | None]) -> Iterator[None]:
+    """Hook every unit: `hook(unit, (y, state, block_index), output)`."""
     with ExitStack() as stack:
         for unit in distinct_units(model):
             handle = unit.register_forward_hook(hook)
@@ -73,7 +80,8 @@ def replaced_gates(model: UViT, gates: Mapping[int, Tensor | None]) -> Iterator[
 
     Args:
         model: the network.
-        gates: block index -> (D,) numbers that multiply the channels, or None for 1, that is, no multiplication.
+        gates: block index -> (D,) or (L, D) numbers that multiply the channels, or None for 1, that is, no
+            multiplication.
     """
 
     def replace(unit: nn.Module, y: Tensor, block_index: int, output: Output) -> Output | None:
@@ -110,6 +118,32 @@ def observe(subject: Subject) -> Observations:
         gates=torch.stack([torch.cat(parts) for parts in gates.values()]),
         timesteps=subject.timesteps,
     )
+
+
+@torch.no_grad()
+def mean_gates(subject: Subject) -> dict[int, Tensor]:
+    """Average over the images all that multiplies the tokens.
+
+    Returns:
+        Block index -> (1, D) or, of a unit whose gate differs from token to token, (L, D); float32 on the CPU.
+    """
+    model = subject.trained.model
+    sums: dict[int, Tensor] = {}
+
+    def add(unit: Any, inputs: tuple[Any, ...], output: Output) -> None:  # noqa: ANN401
+        gate, _, _ = unit.full_gate(*inputs)  # B 1|L D
+        total = gate.cpu().double().sum(dim=0)
+        block_index = inputs[2]
+        sums[block_index] = total + sums[block_index] if block_index in sums else total
+
+    with (
+        _hooked(model, add),
+        tqdm(total=subject.num_images, unit="image", desc="mean gates") as bar,
+    ):
+        for batch in subject.batches():
+            model(batch.x_t, batch.timesteps)
+            bar.update(len(batch))
+    return {block: (sums[block] / subject.num_images).float() for block in model.attention_blocks}
 
 
 @contextmanager

@@ -4,8 +4,9 @@ Two ways, both without any retraining, so that the rest of the network stays fit
 as we read Table XV of arXiv:2210.16101 its networks were trained without the unit in a stage, so numbers are not comparable:
 
 - "one": the gate is replaced by 1, which takes away attention and scale;
-- "mean": the gate is replaced by its mean over images and noise levels, channel by channel, which keeps the scale and
-  takes away only what the unit makes of the image and its noise: attention proper.
+- "mean": the gate is replaced by its mean over images and noise levels, channel by channel (and token by token in the
+  units whose gate differs from token to token), which keeps the scale and takes away only what the unit makes of the
+  image and its noise: attention proper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from uvit_dia.analysing.analysis_result import AnalysisResult
 from uvit_dia.analysing.arguments import AnalysisArguments
-from uvit_dia.analysing.probe import observe, replaced_gates
+from uvit_dia.analysing.probe import mean_gates, replaced_gates
 from uvit_dia.analysing.sample_distance import SampleDistance
 from uvit_dia.analysing.sensitivity_figure import HOW_TO_READ, TITLE, draw_removals
 from uvit_dia.analysing.subject import Subject, make_subject, require_unit
@@ -78,9 +79,8 @@ def analyse_sensitivity(
     distance = SampleDistance(trained, arguments, accelerator, num_images=num_images)
     losses_of = min(num_images, len(distance.images))
     subject = make_subject(trained, arguments, accelerator, num_images=losses_of)
-    seen = observe(subject)
-    means = dict(zip(seen.blocks, seen.gates.double().mean(dim=1).float(), strict=True))  # (D,)
-    cases = removals(list(seen.blocks), trained.model.num_blocks)
+    means = mean_gates(subject)
+    cases = removals(list(means), trained.model.num_blocks)
     baseline, rows = _measure_all(subject, distance, cases, means)
     values = {
         "metric": distance.metric,

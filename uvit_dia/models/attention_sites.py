@@ -1,13 +1,15 @@
 """An attention unit inside a model that was not written for one: what hooks gate, and how state passes between them.
 
-A foreign model hands no state from block to block, so a `Stage` keeps it from the first target of a forward pass to
-the last, and no longer: the first target starts afresh whatever happened before, the last one drops it, and so does
-the end of the model's forward pass, an exception included. State of one thread is not seen by another.
+A foreign model hands no state from block to block, so a `Stage` keeps it from the first target of a pass to the last,
+and no longer. A pass is one call: of the model, or of a module in it that holds several targets, if that is called by
+itself. Its beginning and its end, an exception included, drop the state; so do the first target and the last. State of
+one thread is not seen by another.
 
 Legend of tensor names: B batch, C channels, H rows, W columns, L tokens.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from uvit_dia.models.attention_units import UnitState
 
+MODEL = ""  # the model's own name among its modules
 NO_BACKWARD = -1  # what torch answers when no backward pass is running
 SAME_IMAGES_RTOL, SAME_IMAGES_ATOL = (
     1e-3,
@@ -23,9 +26,14 @@ SAME_IMAGES_RTOL, SAME_IMAGES_ATOL = (
 )  # between a pass and its recomputation; other images differ by far more
 
 
+def is_traced() -> bool:
+    """Say whether this is traced for compiled code, which is one pass and does not see what a thread stored before."""
+    return torch.compiler.is_compiling()
+
+
 def running_backward() -> int:
     """Return the number of the backward pass that runs in this thread, or `NO_BACKWARD`."""
-    if torch.compiler.is_compiling():  # compiled code is traced outside of backward passes
+    if is_traced():  # outside of backward passes
         return NO_BACKWARD
     return torch._C._current_graph_task_id()
 
@@ -33,6 +41,7 @@ def running_backward() -> int:
 class _Live(threading.local):
     """The state between two targets of one forward pass; it is never copied nor saved with the model."""
 
+    caller: str | None = None  # name of the module whose call the pass is
     state: UnitState | None = None
     next_index: int = 0
     backward: int = NO_BACKWARD  # the pass was a recomputation of this backward pass
@@ -88,8 +97,25 @@ class Stage(nn.Module):
         """Name the targets in a printed model."""
         return f"channels={self.channels}, targets={', '.join(self.target_names)}"
 
-    def drop_state(self) -> None:
-        """Forget the state of a forward pass that has ended, wherever it ended."""
+    def callers(self) -> list[str]:
+        """Return the names of the modules whose call can be a pass: the model, and what holds several targets."""
+        parts = (name.split(".") for name in self.target_names)
+        counts = Counter(".".join(p[:end]) for p in parts for end in range(1, len(p)))
+        return [MODEL, *(name for name, count in counts.items() if count > 1)]
+
+    def begin_pass(self, caller: str) -> None:
+        """Begin a pass with the call of a module, unless that is part of a pass; the model's is never."""
+        if not is_traced() and (caller == MODEL or self._live.caller is None):
+            self._drop_state()
+            self._live.caller = caller
+
+    def end_pass(self, caller: str) -> None:
+        """End the pass that is the call of this module, wherever it ended."""
+        if not is_traced() and self._live.caller == caller:
+            self._drop_state()
+            self._live.caller = None
+
+    def _drop_state(self) -> None:
         self._live.state = None
         self._live.next_index = 0
 
@@ -105,7 +131,8 @@ class Stage(nn.Module):
 
         Raises:
             ValueError: if y has another shape or width than the stage was made for.
-            RuntimeError: if the targets run in another order, or state that gradient checkpointing needs is not there.
+            RuntimeError: if the targets run in another order or outside of a pass, or state that gradient
+                checkpointing needs is not there.
         """
         tokens, grid = self._to_tokens(y, index)  # B L C
         unit: Any = self.unit[index] if isinstance(self.unit, nn.ModuleList) else self.unit
@@ -114,9 +141,16 @@ class Stage(nn.Module):
             gated, _, _ = unit(tokens, self._recorded_state(tokens, index), index, grid)
             return self._from_tokens(gated, y)
         live = self._live
+        is_outside = live.caller is None and backward == NO_BACKWARD and not is_traced()
         if index == 0:
             live.state = unit.initial_state(tokens)
             live.backward, live.has_grad = backward, torch.is_grad_enabled()
+        elif is_outside:
+            raise RuntimeError(
+                f"{self.target_names[index]} ran outside of a call of the model, or of a module in it that holds"
+                " several targets, within which state passes: call that (not its forward), or make a stage of each"
+                " part that is called by itself"
+            )
         else:
             self._check_turn(index, backward)
         state = live.state
@@ -125,8 +159,8 @@ class Stage(nn.Module):
             self._record(tokens, state, index)
         gated, _, live.state = unit(tokens, state, index, grid)  # B L C
         live.next_index = index + 1
-        if live.next_index == len(self.target_names):
-            self.drop_state()
+        if is_outside or live.next_index == len(self.target_names):
+            self._drop_state()
         return self._from_tokens(gated, y)
 
     def _check_turn(self, index: int, backward: int) -> None:
@@ -139,7 +173,8 @@ class Stage(nn.Module):
                 )
             raise RuntimeError(
                 f"{name} ran when {self.target_names[live.next_index]} was to run: give the targets as a sequence of"
-                " names in the order of the data, leaving out what does not always run"
+                " names in the order of the data, leaving out what does not always run, or make a stage of each part"
+                " that is called by itself"
             )
         if torch.is_grad_enabled() and not live.has_grad:
             raise RuntimeError(
@@ -220,6 +255,26 @@ class Site:
         return self.stage.gate(output, self.index)
 
 
+class PassBegin:
+    """The hook before the call of a module that may be a pass of a stage; copied as `Site` is."""
+
+    def __init__(self, stage: Stage, caller: str) -> None:
+        self.stage = stage
+        self.caller = caller
+
+    def __call__(self, module: nn.Module, arguments: object) -> None:
+        """Begin the pass."""
+        self.stage.begin_pass(self.caller)
+
+
+class PassEnd(PassBegin):
+    """The hook after it."""
+
+    def __call__(self, module: nn.Module, arguments: object, output: object = None) -> None:
+        """End the pass."""
+        self.stage.end_pass(self.caller)
+
+
 class SharedAttention(nn.ModuleDict):
     """The stages of one model by name; registered on the model, so that its weights stand there once."""
 
@@ -235,16 +290,15 @@ class SharedAttention(nn.ModuleDict):
         return (stage for stage in self.values() if isinstance(stage, Stage))
 
     def num_weights(self) -> int:
-        """Return how many weights the units have, biases left out, as the paper counts them."""
+        """Return how many weights the units have, biases left out; docs/experiments.md has the formulas."""
         return sum(p.numel() for name, p in self.named_parameters() if not name.endswith("bias"))
 
     def attach(self, model: nn.Module) -> None:
-        """Hook the targets of a model, and the end of its forward pass."""
+        """Hook the targets of a model, and the beginning and the end of the calls that are passes."""
         for stage in self.stages():
             for index, name in enumerate(stage.target_names):
                 model.get_submodule(name).register_forward_hook(Site(stage, index))
-        model.register_forward_hook(self._after_forward, always_call=True)
-
-    def _after_forward(self, module: nn.Module, arguments: object, output: object) -> None:
-        for stage in self.stages():
-            stage.drop_state()
+            for caller in stage.callers():
+                module = model.get_submodule(caller)
+                module.register_forward_pre_hook(PassBegin(stage, caller))
+                module.register_forward_hook(PassEnd(stage, caller), always_call=True)

@@ -96,18 +96,27 @@ def target_width(model: nn.Module, name: str, output: object, channels_last: boo
     return int(shape[0]) if isinstance(shape, list | tuple) and len(shape) == 1 else None
 
 
-def common_width(stage: str, found: Mapping[str, int | None], channels: int | None) -> int:
+def common_width(
+    stage: str, found: Mapping[str, int | None], channels: int | None, *, has_example: bool
+) -> int:
     """Return the width of a stage.
 
     Args:
         stage: its name.
         found: widths of its targets by name, None where they are not known.
-        channels: the width that the user gave, or None.
+        channels: the width that the user gave, or None. It goes before what attributes tell, which may mislead.
+        has_example: whether the widths are those of outputs for an example, which must be the width given.
 
     Raises:
-        ValueError: if a width is unknown, or several are found.
+        ValueError: if a width is unknown, several are found, or an example has another one than was given.
     """
     if channels is not None:
+        for name, width in found.items():
+            if has_example and width not in (None, channels):
+                raise ValueError(
+                    f"{name} has {width} channels in example_input's pass, and channels={channels} was given:"
+                    " change channels= or channels_last="
+                )
         return channels
     first_of: dict[int | None, str] = {}
     for name, width in found.items():

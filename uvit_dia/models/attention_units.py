@@ -75,6 +75,16 @@ class AttentionUnit(nn.Module, ABC):
         """Zero the weights nearest to the map, so that it is `initial_map()` for any input; keep gradients alive."""
 
     @abstractmethod
+    def full_gate(
+        self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, UnitState]:
+        """Compute all that multiplies one block's normalised tokens; arguments as those of `forward`.
+
+        Returns:
+            What y is multiplied with, (B, 1, D) or, where it differs from token to token, (B, L, D), float32; the
+            attention map, (B, D) float32; the new state.
+        """
+
     def forward(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, UnitState]:
@@ -89,6 +99,9 @@ class AttentionUnit(nn.Module, ABC):
         Returns:
             The gated y, (B, L, D) in y's dtype; the attention map, (B, D) float32; the new state.
         """
+        with torch.autocast(y.device.type, enabled=False):
+            gate, attention_map, state = self.full_gate(y, state, block_index, grid)
+            return y * gate.to(y.dtype), attention_map, state
 
     def reset_gate(self) -> None:
         """Apply `gate_init`; call it after the general initialisation of the weights."""
@@ -147,18 +160,17 @@ class RecurrentUnit(AttentionUnit):
         h, c = self.cell.initial_state(y.shape[0], y.device)
         return UnitState(h, c, dropout_seeds if self.training else None)
 
-    def forward(
+    def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, UnitState]:
-        """Step the cell once and gate the channels with its h; see `AttentionUnit.forward`."""
+        """Step the cell once; its h gates the channels; see `AttentionUnit.full_gate`."""
         assert state.h is not None  # such a state comes from this class' initial_state
         assert state.c is not None
-        with torch.autocast(y.device.type, enabled=False):
-            s = y[:, self.first_pooled_token :].float().mean(dim=1)  # B D
-            masks = self._dropout_masks(state, block_index)
-            attention_map, (h, c) = self.cell(s, (state.h, state.c), masks)  # B D
-            gate = self.gate(attention_map)  # B D
-        return y * gate[:, None].to(y.dtype), attention_map, UnitState(h, c, state.dropout_seeds)
+        s = y[:, self.first_pooled_token :].float().mean(dim=1)  # B D
+        masks = self._dropout_masks(state, block_index)
+        attention_map, (h, c) = self.cell(s, (state.h, state.c), masks)  # B D
+        gate = self.gate(attention_map)[:, None]  # B 1 D
+        return gate, attention_map, UnitState(h, c, state.dropout_seeds)
 
     def _dropout_masks(self, state: UnitState, block_index: int) -> Tensor | None:
         """Return (num_cells - 1, B, D) masks from the images' seeds, or None where the cell needs none of ours."""

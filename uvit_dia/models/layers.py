@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
@@ -56,6 +57,20 @@ def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a Linear layer in float32 even where its parameters are stored in a shorter type."""
     bias = None if layer.bias is None else layer.bias.float()
     return F.linear(x, layer.weight.float(), bias)
+
+
+def batch_norm_float32(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a batch normalisation in float32 even where it is stored in a shorter type, to which its averages round."""
+    if all(tensor.dtype == torch.float32 for tensor in norm.parameters()):
+        return norm(x)
+    stored = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
+    whole = {
+        n: tensor.float() if tensor.is_floating_point() else tensor for n, tensor in stored.items()
+    }
+    normalised = functional_call(norm, whole, (x,))
+    for name, buffer in norm.named_buffers():
+        buffer.copy_(whole[name])
+    return normalised
 
 
 class PatchEmbed(nn.Module):

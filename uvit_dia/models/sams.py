@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uvit_dia.models.attention_units import AttentionUnit, UnitState
-from uvit_dia.models.layers import linear_float32
+from uvit_dia.models.layers import batch_norm_float32, linear_float32
 
 SPATIAL_KERNEL = 7  # of CBAM's spatial part
 PYRAMID = (1, 2, 4)  # sides of SPA's pooled grids
@@ -51,24 +51,20 @@ class ChannelUnit(AttentionUnit):
             patches, (B, P, 1), for a unit that attends to them apart from the channels, or None.
         """
 
-    def forward(
+    def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor, UnitState]:
-        """Gate the channels; see `AttentionUnit.forward`.
+        """Gate the channels, and the patches where there is a map of them; see `AttentionUnit.full_gate`.
 
         A map that differs from token to token is returned as its mean over the tokens.
         """
-        with torch.autocast(y.device.type, enabled=False):
-            channel_map, patch_map = self.attention(y.float(), block_index, grid)
-            is_by_token = channel_map.dim() == 3
-            gate = self.gate(channel_map if is_by_token else channel_map[:, None])  # B 1|L D
-            if patch_map is not None:
-                patch_gate = F.pad(
-                    self.gate(patch_map), (0, 0, self.num_extra_tokens, 0), value=1.0
-                )
-                gate = gate * patch_gate  # B L D; tokens outside the grid keep the channels' gate
-            gated = y * gate.to(y.dtype)
-        return gated, channel_map.mean(dim=1) if is_by_token else channel_map, state
+        channel_map, patch_map = self.attention(y.float(), block_index, grid)
+        is_by_token = channel_map.dim() == 3
+        gate = self.gate(channel_map if is_by_token else channel_map[:, None])  # B 1|L D
+        if patch_map is not None:
+            patch_gate = F.pad(self.gate(patch_map), (0, 0, self.num_extra_tokens, 0), value=1.0)
+            gate = gate * patch_gate  # B L D; tokens outside the grid keep the channels' gate
+        return gate, channel_map.mean(dim=1) if is_by_token else channel_map, state
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Return the tokens that are pooled, (B, L', D)."""
@@ -226,8 +222,8 @@ class SRM(ChannelUnit):
     """Style-based Recalibration Module (Lee et al., ICCV 2019, arXiv:1903.10829, Eqs. 1-6).
 
     Style pooling: mean and standard deviation over the tokens. Style integration: a weighted sum of the two a
-    channel, batch normalisation, sigmoid. 2D weights, and 2D more in each block's normalisation, which is not shared:
-    shared, training collapses (Fig. 15 and Sec. VI-B2 of arXiv:2210.16101).
+    channel, batch normalisation, sigmoid. 2D weights; D more, and D biases, in each block's normalisation, which is not
+    shared: shared, training collapses (Fig. 15 and Sec. VI-B2 of arXiv:2210.16101).
 
     While training, an image's map depends on the other images of its device's batch, as batch normalisation has it:
     of all units only this one gives other numbers on another number of processes or accumulation steps, and with
@@ -271,7 +267,7 @@ class SRM(ChannelUnit):
         mean = pooled.mean(dim=1)
         std = (pooled.var(dim=1, unbiased=False) + STD_EPS).sqrt()
         styled = (torch.stack([mean, std], dim=-1) * self.style.float()).sum(dim=-1)  # B D
-        return torch.sigmoid(self.norms[str(block_index)](styled)), None
+        return torch.sigmoid(batch_norm_float32(self.norms[str(block_index)], styled)), None
 
 
 class SPA(ChannelUnit):
@@ -319,7 +315,8 @@ class SGE(ChannelUnit):
 
     The channels are cut into G groups. In each, a token's likeness to the mean token (their inner product) is
     normalised over the tokens, scaled, shifted and passed through a sigmoid: 2G weights, starting at 0 and 1, so that
-    every token is first gated by σ(1) = 0.73. No grid is needed, so all tokens are gated.
+    every token is first gated by σ(1) = 0.73. No grid is needed, so all tokens are gated. A single pooled token has
+    nothing to be compared with: its normalised likeness, and that of all others, is 0.
 
     Args:
         channels: D.
@@ -355,8 +352,11 @@ class SGE(ChannelUnit):
         mean = self.pooled(tokens).mean(dim=1).unflatten(1, (self.groups, -1))  # B G D/G
         likeness = (x * mean[:, None]).sum(dim=-1)  # B L G
         pooled = self.pooled(likeness)
-        spread = pooled.std(dim=1, keepdim=True) + STD_EPS
-        normalised = (likeness - pooled.mean(dim=1, keepdim=True)) / spread
+        if pooled.shape[1] == 1:  # whose standard deviation is not defined
+            normalised = torch.zeros_like(likeness)
+        else:
+            spread = pooled.std(dim=1, keepdim=True) + STD_EPS
+            normalised = (likeness - pooled.mean(dim=1, keepdim=True)) / spread
         by_group = torch.sigmoid(normalised * self.scale.float() + self.shift.float())  # B L G
         return by_group.repeat_interleave(tokens.shape[2] // self.groups, dim=2), None
 

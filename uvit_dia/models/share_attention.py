@@ -41,6 +41,9 @@ def share_attention(
 ) -> SharedAttention:
     """Gate the outputs of a model's modules with one shared attention unit a stage; the model is changed in place.
 
+    State passes within one call of the model, or of a module in it that holds several targets; parts that are called
+    one by one, as an encoder and a decoder may be, need a stage each.
+
     Call it before the optimizer is made, and before `torch.compile` and DistributedDataParallel. Weights of the
     model from elsewhere are loaded before it, since it adds keys that start with `name`.
 
@@ -90,7 +93,7 @@ def share_attention(
     stages = {}
     for stage, names in stage_names.items():
         found = {one: target_width(model, one, outputs.get(one), channels_last) for one in names}
-        width = common_width(stage, found, channels)
+        width = common_width(stage, found, channels, has_example=example_input is not None)
         indices = range(len(names))
         stages[stage] = Stage(
             make_unit(width, indices)

@@ -21,6 +21,7 @@ from uvit_dia.config import (
     _integer,
     _number,
     _text,
+    check_images_at_a_time,
     config_hash,
     flatten,
     nearest,
@@ -241,6 +242,10 @@ def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
             f"cell {cell.name}: batch size {cell.batch_size} is not divisible by num_processes = {num_processes} "
             f"x train.accumulation_steps = {config.train.accumulation_steps}"
         )
+    try:
+        check_images_at_a_time(config, num_processes)
+    except InputError as error:
+        raise InputError(f"cell {cell.name}: {error}") from error
     _check_halflife(cell, config)
 
 
