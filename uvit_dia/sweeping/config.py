@@ -256,7 +256,7 @@ def _check_halflife(cell: Cell, config: ConfigDict) -> None:
     if ema.rampup_ratio and ema.halflife_images > longest:
         raise InputError(
             f"cell {cell.name}: ema.rampup_ratio = {ema.rampup_ratio:g} of its {cell.images} images keeps the half-life "
-            f"of the average below {longest:.0f} images; ema_halflife_images = {ema.halflife_images} has no effect"
+            f"of the average below {longest:.0f} images; ema.halflife_images = {ema.halflife_images} has no effect"
         )
 
 
