@@ -57,7 +57,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
             "sampler",
         ),
     ),
-    ("of one run", ("assets.digits_classifier", "models", "run_checkpoints", "train_log")),
+    (
+        "of one run",
+        ("assets.digits_classifier", "models", "run_checkpoints", "same_start", "train_log"),
+    ),
     ("loops", ("extractors", "trainer")),
     ("measures", ("metrics",)),
     ("measures of samples", ("evaluation",)),

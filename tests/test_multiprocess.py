@@ -235,6 +235,38 @@ def test_a_batch_that_cannot_be_shared_is_refused_by_all(tmp_path: Path) -> None
     assert tree(tmp_path) == {}
 
 
+def _train_in_its_own_folder(path: Path) -> None:
+    run = path / f"rank{os.environ['RANK']}"
+    command("train", [*train_arguments(run), "--allow_other_world_size"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (None, "process 1 sees no checkpoint, process 0 step 4 ("),
+        ({"train.keep_checkpoints": 3}, "process 1 sees step 4 ("),
+        ({"seed": 1}, "process 1: "),
+    ],
+    ids=["none", "another of the same step", "one of another config"],
+)
+def test_processes_that_see_different_checkpoints_are_refused(
+    tmp_path: Path, changes: dict[str, object] | None, words: str
+) -> None:
+    kill = Fault("draw", 6)
+    assert train(tmp_path / "rank0", fault=kill).exit_code == -signal.SIGKILL
+    if changes is not None:
+        assert train(tmp_path / "rank1", changes, fault=kill).exit_code == -signal.SIGKILL
+    before = tree(tmp_path)
+    finished = run_ranks(_train_in_its_own_folder, tmp_path)
+    assert [done.exit_code for done in finished] == [EXIT_BAD_INPUT] * 2, finished
+    assert words in finished[0].last_line
+    assert len(finished[0].stderr.splitlines()) == 1
+    assert len(finished[0].last_line) <= 200
+    if "sees" in words:
+        assert "--workdir must be one folder that all machines share" in finished[0].last_line
+    assert tree(tmp_path) == before
+
+
 def _train_with_nan_on_one_rank(arguments: list[str], bad_step: int) -> None:
     draw = trainer.draw_batch
 

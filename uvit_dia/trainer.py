@@ -21,6 +21,7 @@ from uvit_dia.ema import EMA, ema_decay
 from uvit_dia.errors import DivergedError, StoppedEarly
 from uvit_dia.noised_batch import NoisedBatch, draw_batch
 from uvit_dia.run_checkpoints import RunCheckpoints
+from uvit_dia.same_start import choose_together
 from uvit_dia.signals import StopRequest
 from uvit_dia.stability import noise_scale_terms, squared_norm, whole
 from uvit_dia.train_log import TrainLog
@@ -270,11 +271,15 @@ class Trainer:
         """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
-            InputError: if there are checkpoints that this run cannot go on from, see `RunCheckpoints.to_resume`.
+            InputError: if there are checkpoints that this run cannot go on from, see `RunCheckpoints.to_resume`, or
+                if the processes see different ones.
         """
         parts = (self.model, self.ema.model, self.optimizer)
-        checkpoint = self.checkpoints.to_resume(
-            training_state.expected(*parts), allow_other_world_size=allow_other_world_size
+        expected = training_state.expected(*parts)
+        checkpoint = choose_together(
+            lambda: self.checkpoints.to_resume(
+                expected, allow_other_world_size=allow_other_world_size
+            )
         )
         if checkpoint is not None:
             files = {name: checkpoint.tensors(name) for name in training_state.FILES}
