@@ -286,6 +286,14 @@ def test_values_at_the_limits_are_accepted(key: str, value: object) -> None:
             {"model.attention_options.activation": "relu"},
             ("gate_init = 'identity'", "sigmoid or tanh"),
         ),
+        (
+            {
+                "model.attention": "srm",
+                "model.attention_options.gate_init": "paper",
+                "train.gradient_checkpointing": True,
+            },
+            ("train.gradient_checkpointing = True", "'srm'", "allowed is False"),
+        ),
         ({"model.attention_options.blocks": "0,5"}, ("block 5", "depth = 4", "0 to 4")),
         ({"model.num_classes": 10}, ("model.num_classes = 10", "-1")),
         ({"diffusion.beta_start": 0.5}, ("beta_start = 0.5", "beta_end = 0.02")),

@@ -262,6 +262,11 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
             f"model.embed_dim = {model.embed_dim} is not a multiple of model.num_heads = {model.num_heads}"
         )
     _check_attention(model)
+    if model.attention == "srm" and train.gradient_checkpointing:
+        raise InputError(
+            "train.gradient_checkpointing = True: not with model.attention = 'srm', whose running averages the "
+            "recomputation would move once more; allowed is False"
+        )
     if model.num_classes > 0:
         raise InputError(
             f"model.num_classes = {model.num_classes}: the trainer is unconditional so far; allowed is -1"

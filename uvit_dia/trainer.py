@@ -23,7 +23,13 @@ from uvit_dia.noised_batch import NoisedBatch, draw_batch
 from uvit_dia.run_checkpoints import RunCheckpoints
 from uvit_dia.same_start import choose_together
 from uvit_dia.signals import StopRequest
-from uvit_dia.stability import noise_scale_terms, squared_norm, whole
+from uvit_dia.stability import (
+    buffers_kept,
+    noise_scale_terms,
+    normalises_over_batch,
+    squared_norm,
+    whole,
+)
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 
@@ -187,16 +193,19 @@ class Trainer:
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
         """Measure the terms of the gradient noise scale: this step's gradient beside that of half a share.
 
-        It costs half a forward and backward pass of one part, on log steps only, and touches no gradient. Sharded
-        models, which cannot run outside their wrapper, go without.
+        It costs half a forward and backward pass of one part, on log steps only, and touches neither gradients nor
+        buffers. Without it go sharded models, which cannot run outside their wrapper, and parts too small to halve.
         """
         small_batch = len(batch) // self.settings.accumulation_steps // 2
         model = self._unwrapped
-        if small_batch == 0 or self._whole is not None:
+        fewest = 2 if normalises_over_batch(model) else 1
+        if small_batch < fewest or self._whole is not None:
             return {}
-        with self.accelerator.autocast():
-            loss = self._loss(model, batch[:small_batch])
-        gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+        with buffers_kept(model):
+            with self.accelerator.autocast():
+                loss = self._loss(model, batch[:small_batch])
+            wanted = [p for p in model.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(loss, wanted)
         small = self.accelerator.reduce(squared_norm(list(gradients)), "mean")
         signal, noise = noise_scale_terms(
             float(small), float(grad_norm) ** 2, small_batch, self.settings.batch_size
