@@ -296,6 +296,14 @@ def test_values_at_the_limits_are_accepted(key: str, value: object) -> None:
         ),
         ({"model.attention_options.blocks": "0,5"}, ("block 5", "depth = 4", "0 to 4")),
         ({"model.num_classes": 10}, ("model.num_classes = 10", "-1")),
+        (
+            {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.5},
+            ("beta_end = 0.5", "num_train_timesteps = 1000", "lost to float32 from step"),
+        ),
+        (
+            {"diffusion.beta_schedule": "scaled_linear", "diffusion.num_train_timesteps": 50_000},
+            ("beta_end = 0.02", "num_train_timesteps = 50000", "scaled_linear"),
+        ),
         ({"diffusion.beta_start": 0.5}, ("beta_start = 0.5", "beta_end = 0.02")),
         (
             {"train.accumulation_steps": 3},
@@ -326,6 +334,8 @@ def test_values_must_fit_each_other(changes: dict[str, object], parts: tuple[str
         },
         {"ema.decay": 0.0, "ema.halflife_images": 1000},
         {"train.accumulation_steps": 4},
+        {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.16},  # alpha-bar of 1e-37
+        {"diffusion.beta_schedule": "squaredcos_cap_v2", "diffusion.beta_end": 0.999},
         {"data.name": "folder", "data.path": "somewhere"},
     ],
 )

@@ -36,6 +36,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
             "noised_batch",
             "program_files",
             "signals",
+            "together",
             "train_settings",
         ),
     ),

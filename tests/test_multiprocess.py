@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from uvit_dia import trainer
 from uvit_dia.data import BatchOrder
 from uvit_dia.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
+from uvit_dia.sampler import ImageSampler
 
 pytestmark = pytest.mark.multiprocess
 
@@ -339,6 +340,40 @@ def test_samples_are_the_same_files(tmp_path: Path, trained: Path, name: str) ->
         22 if name == "folder" else 1
     )
     assert found == expected
+
+
+def _sample_nan_on_rank_1(script: str, arguments: list[str]) -> None:
+    sample_block = ImageSampler._sample_block
+
+    def spoilt(self: ImageSampler, indices: range) -> torch.Tensor:
+        x_0 = sample_block(self, indices)
+        return x_0 * torch.nan if os.environ["RANK"] == "1" else x_0
+
+    ImageSampler._sample_block = spoilt  # type: ignore[method-assign]
+    command(script, arguments)
+
+
+@pytest.mark.parametrize("name", ["grid.png", "folder", "eval"])
+def test_images_of_one_rank_that_are_not_finite_end_all(
+    tmp_path: Path, trained: Path, name: str
+) -> None:
+    arguments = [f"--checkpoint={trained}", "--num_images=70", *SAMPLING]
+    script = "eval_fid" if name == "eval" else "sample"
+    output = [] if name == "eval" else [f"--output={tmp_path / name}"]
+    finished = run_ranks(_sample_nan_on_rank_1, script, [*arguments, *output])
+    assert [done.exit_code for done in finished] == [EXIT_DIVERGED] * 2, finished
+    assert "process 1: ddpm in 3 steps ended in values that are not finite" in finished[0].last_line
+    assert len(finished[0].last_line) <= 200
+    assert not (trained / "eval.jsonl").exists()
+
+
+def test_training_goes_on_where_samples_of_one_rank_are_not_finite(tmp_path: Path) -> None:
+    changes = {"train.eval_every_steps": 12, "train.sample_every_steps": 6, "eval.num_images": 70}
+    arguments = train_arguments(tmp_path, {**changes, "sample.batch_size": 16})
+    assert_done(run_ranks(_sample_nan_on_rank_1, "train", arguments))
+    rows = [row for row in log_lines(tmp_path) if "nonfinite_images" in row]
+    assert rows == [{"step": 12, "nonfinite_images": 1}]  # the preview is the first rank's
+    assert len(list(tmp_path.glob("samples/*.png"))) == 2
 
 
 def test_metrics_are_the_same_numbers(trained: Path) -> None:

@@ -20,7 +20,7 @@ from uvit_dia.config import flatten, parse_blocks, to_plain
 from uvit_dia.data import ImageSet, TrainingBatches
 from uvit_dia.datasets import load_image_set
 from uvit_dia.diffusion import Diffusion, NoiseSchedule
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.evaluation import evaluate
 from uvit_dia.extractors import Extractor, ExtractorSource, find_extractor
 from uvit_dia.files import cache_folder
@@ -37,6 +37,7 @@ from uvit_dia.rng import position_seed
 from uvit_dia.run_checkpoints import RunCheckpoints
 from uvit_dia.run_folder import RunFolder
 from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler
+from uvit_dia.together import failing_together
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, rows_of_rank
 from uvit_dia.trainer import Trainer
@@ -282,15 +283,14 @@ def _make_tasks(
     loaded: list[tuple[Extractor, Reference, Features | None]] = []  # made at the first evaluation
 
     def preview(step: int, model: nn.Module) -> dict[str, object]:
-        if accelerator.is_main_process:
-            count = config.sample.grid_images
-            sampler = make_sampler(
-                model, config, settings, batch_size=count, device=accelerator.device
-            )
-            folder.samples.mkdir(parents=True, exist_ok=True)
+        count = config.sample.grid_images if accelerator.is_main_process else 0
+        sampler = make_sampler(
+            model, config, settings, batch_size=config.sample.grid_images, device=accelerator.device
+        )
+        folder.samples.mkdir(parents=True, exist_ok=True)
+        with failing_together(NonFiniteImagesError):
             for _, grid in sampler.sample(range(count)):
                 write_grid(folder.samples / f"step_{step:08d}.png", grid)
-        accelerator.wait_for_everyone()
         return {}
 
     def measure(step: int, model: nn.Module) -> dict[str, object]:

@@ -34,6 +34,15 @@ class DivergedError(CommandError):
     exit_code = EXIT_DIVERGED
 
 
+class NonFiniteImagesError(CommandError):
+    """A sampler ended in values that are not finite, though the weights are: a result about the model, not images.
+
+    It ends the commands that sample. In training it is recorded, and training goes on: its state is sound.
+    """
+
+    exit_code = EXIT_DIVERGED
+
+
 class StorageError(CommandError, OSError):
     """Writing failed: the disk is full, or the folder went away."""
 

@@ -43,6 +43,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
 
     Raises:
         InputError: if something does not fit; found before any sampling starts.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended for that seed.
     """
     accelerator = make_accelerator()
     trained = load_trained(

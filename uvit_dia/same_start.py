@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 
 from uvit_dia.checkpoint import Checkpoint
 from uvit_dia.errors import InputError
+from uvit_dia.together import failing_together
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,10 @@ class _Start:
     Attributes:
         step: of its checkpoint; 0 without one.
         sha256: of its checkpoint; None without one.
-        refusal: why it cannot begin; None where it can.
     """
 
     step: int
     sha256: str | None
-    refusal: str | None
 
 
 def choose_together(choose: Callable[[], Checkpoint | None]) -> Checkpoint | None:
@@ -40,22 +39,11 @@ def choose_together(choose: Callable[[], Checkpoint | None]) -> Checkpoint | Non
     Raises:
         InputError: on all processes, if `choose` raised one on any, or if they would begin at different checkpoints.
     """
-    checkpoint, refusal = None, None
-    try:
+    with failing_together(InputError):
         checkpoint = choose()
-    except InputError as error:
-        refusal = error
-    mine = _Start(
-        step=0 if checkpoint is None else checkpoint.step,
-        sha256=None if checkpoint is None else checkpoint.sha256,
-        refusal=None if refusal is None else str(refusal),
-    )
+    mine = _Start(0, None) if checkpoint is None else _Start(checkpoint.step, checkpoint.sha256)
     starts: list[_Start] = gather_object([mine])
-    if refusal is not None:
-        raise refusal
     for process, start in enumerate(starts):
-        if start.refusal is not None:
-            raise InputError(f"process {process}: {start.refusal}")
         if start != starts[0]:
             raise InputError(
                 f"process {process} sees {_describe(start)}, process 0 {_describe(starts[0])}; "

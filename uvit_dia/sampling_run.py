@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from uvit_dia.build import make_accelerator, make_sampler, make_sampler_settings, make_schedule
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.inference import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler, share_of_rank
+from uvit_dia.together import failing_together
 
 
 def warn(message: str) -> None:
@@ -44,6 +45,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
 
     Raises:
         InputError: if checkpoint, settings or output do not fit; nothing is overwritten then.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; no file of these images is written.
     """
     accelerator = make_accelerator()
     trained = load_trained(
@@ -83,7 +85,7 @@ def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator
     mine = share_of_rank(
         num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
     )
-    with _bar(num_images, accelerator) as bar:
+    with failing_together(NonFiniteImagesError), _bar(num_images, accelerator) as bar:
         parts = []
         for indices, images in sampler.sample(mine):
             parts.append((indices, images))
@@ -107,7 +109,8 @@ def _sample_to_folder(
         num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
     )
     mine = [index for index in share if index in missing]
-    with _bar(num_images, accelerator, done=num_images - len(missing)) as bar:
+    done = num_images - len(missing)
+    with failing_together(NonFiniteImagesError), _bar(num_images, accelerator, done) as bar:
         for indices, images in sampler.sample(mine):
             folder.write(indices, images)
             bar.update(len(indices) * accelerator.num_processes)

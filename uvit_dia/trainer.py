@@ -18,7 +18,7 @@ from uvit_dia import training_state
 from uvit_dia.data import TrainingBatches
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.ema import EMA, ema_decay
-from uvit_dia.errors import DivergedError, StoppedEarly
+from uvit_dia.errors import DivergedError, NonFiniteImagesError, StoppedEarly
 from uvit_dia.noised_batch import NoisedBatch, draw_batch
 from uvit_dia.run_checkpoints import RunCheckpoints
 from uvit_dia.same_start import choose_together
@@ -252,10 +252,15 @@ class Trainer:
                     )
 
     def _run_tasks(self) -> None:
+        """Do what is due at this step; images that are not finite are recorded, since the weights are finite."""
         for task in self.tasks:
             if task.every_steps and self.step % task.every_steps == 0:
                 self._raise_if_diverged()
-                values = task.run(self.step, self._averaged_model())
+                try:
+                    values = task.run(self.step, self._averaged_model())
+                except NonFiniteImagesError as error:
+                    self.log.warn(f"step {self.step}: {error}")
+                    values = {"nonfinite_images": 1}
                 if values:
                     self.log.record(self.step, values)
 
