@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from forked import Child, Finished, free_port, start_ranks
 from runs import (
     ROOT,
@@ -340,6 +342,23 @@ def test_samples_are_the_same_files(tmp_path: Path, trained: Path, name: str) ->
         22 if name == "folder" else 1
     )
     assert found == expected
+
+
+def _eval_with_sums_for_maxima(arguments: list[str]) -> None:
+    """Measure as with releases of Accelerate whose `reduce` takes the sum whatever it is asked for."""
+    reduce = Accelerator.reduce
+
+    def add_up(self: Accelerator, tensor: Any, reduction: str = "sum", **named: Any) -> Any:
+        return reduce(self, tensor, reduction if reduction == "mean" else "sum", **named)
+
+    Accelerator.reduce = add_up
+    command("eval_fid", arguments)
+
+
+def test_metrics_do_not_lean_on_the_maximum_of_a_library(tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    arguments = [f"--checkpoint={run}", "--num_images=70", *SAMPLING]
+    assert_done(run_ranks(_eval_with_sums_for_maxima, arguments))
 
 
 def _sample_nan_on_rank_1(script: str, arguments: list[str]) -> None:

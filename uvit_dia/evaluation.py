@@ -98,9 +98,8 @@ def _gather(
         return features
     shares = [share_of_rank(num_images, block, rank, ranks) for rank in range(ranks)]
     longest = max(len(share) for share in shares)
-    widths = accelerator.reduce(
-        _widths(features, extractor, accelerator), "max"
-    )  # a rank without images knows none
+    widths = accelerator.gather(_widths(features, extractor, accelerator)[None])  # ranks, layers
+    widths = widths.amax(dim=0)  # a rank without images knows none
     gathered: Features = {}
     for layer, width in zip(_layers(extractor), widths.tolist(), strict=True):
         mine = features.get(layer, torch.empty(0, int(width)))
