@@ -19,7 +19,12 @@ import sample
 import train
 from uvit_dia.assets.digits_classifier import load_digits_classifier
 from uvit_dia.checkpoint import _facts_sha256
-from uvit_dia.errors import EXIT_DIVERGED, InputError, NonFiniteImagesError
+from uvit_dia.errors import (
+    EXIT_DIVERGED,
+    InputError,
+    MemoryShortageError,
+    NonFiniteImagesError,
+)
 from uvit_dia.extractors import DIGITS_FILE
 from uvit_dia.files import sha256_file, write_json
 from uvit_dia.image_files import GRID_MARGIN, PngFolder
@@ -331,6 +336,21 @@ def test_training_goes_on_where_its_samples_are_not_finite(
     told = capsys.readouterr().err
     assert told.count("warning: step ") == 4
     assert "warning: step 12: dpmpp_2m in 20 steps ended in values that are not finite" in told
+
+
+def test_out_of_memory_is_told_with_the_flag_that_may_help(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ImageSampler, indices: range) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    monkeypatch.setattr(ImageSampler, "_sample_block", fail)
+    wanted = r"^out of memory with 16 images at a time; give a lower --batch_size$"
+    for output in ("grid.png", "folder"):
+        with pytest.raises(MemoryShortageError, match=wanted):
+            call_sample(run, output, "--num_images", "32")
+    with pytest.raises(MemoryShortageError, match=wanted):
+        call_eval(run, *STEPS, "--num_images", "64")
 
 
 def test_eval_of_the_raw_weights_is_another(run: Path, evaluated: Callable[..., dict]) -> None:

@@ -32,6 +32,7 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
             "config",
             "data",
             "files",
+            "memory",
             "models.recurrent_cells",
             "noised_batch",
             "program_files",
@@ -88,7 +89,7 @@ ONLY = {
 }
 
 # Modules that answer before torch is imported, which takes seconds, and what they must not wait for.
-LIGHT = ("", "cli", "config", "errors", "files", "run_folder", "signals")
+LIGHT = ("", "cli", "config", "errors", "files", "memory", "run_folder", "signals")
 HEAVY = ("torch", "diffusers", "accelerate", "torch_fidelity", "numpy", "sklearn", "PIL", "pyarrow")
 
 Sources = dict[str, str]  # module without the package's name ("" for the package itself) -> source

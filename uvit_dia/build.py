@@ -25,6 +25,7 @@ from uvit_dia.evaluation import evaluate
 from uvit_dia.extractors import Extractor, ExtractorSource, find_extractor
 from uvit_dia.files import cache_folder
 from uvit_dia.image_files import write_grid
+from uvit_dia.memory import memory_advice
 from uvit_dia.metrics import (
     Features,
     Reference,
@@ -205,9 +206,15 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     with accelerator.main_process_first():
         images = load_training_images(config, show_progress=show)
     if config.data.on_device:
-        images = ImageSet(
-            images.name, images.images.to(accelerator.device), images.labels, images.class_names
-        )
+        with memory_advice(
+            "for the training images; data.on_device = False leaves them to the host"
+        ):
+            images = ImageSet(
+                images.name,
+                images.images.to(accelerator.device),
+                images.labels,
+                images.class_names,
+            )
     batches = TrainingBatches(
         images,
         train.batch_size,
@@ -288,12 +295,25 @@ def _make_tasks(
             model, config, settings, batch_size=config.sample.grid_images, device=accelerator.device
         )
         folder.samples.mkdir(parents=True, exist_ok=True)
-        with failing_together(NonFiniteImagesError):
+        with (
+            failing_together(NonFiniteImagesError),
+            memory_advice(
+                "in a preview; the same run may go on with a lower sample.grid_images = "
+                f"{config.sample.grid_images} or with train.sample_every_steps = 0"
+            ),
+        ):
             for _, grid in sampler.sample(range(count)):
                 write_grid(folder.samples / f"step_{step:08d}.png", grid)
         return {}
 
     def measure(step: int, model: nn.Module) -> dict[str, object]:
+        with memory_advice(
+            "in an evaluation; the same run may go on with a lower sample.batch_size = "
+            f"{config.sample.batch_size} or eval.batch_size = {config.eval.batch_size}"
+        ):
+            return measure_samples(model)
+
+    def measure_samples(model: nn.Module) -> dict[str, object]:
         if not loaded:
             assert source is not None  # it was looked for, since this run evaluates
             extractor = Extractor(source, accelerator.device)

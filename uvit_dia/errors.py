@@ -28,6 +28,12 @@ class CorruptFileError(InputError):
     """A file is not what its recorded size or hash says it is."""
 
 
+class MemoryShortageError(CommandError):
+    """The memory of the device or of the host did not do; unlike wrong input, one process may meet it alone."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class DivergedError(CommandError):
     """A loss or gradient norm became non-finite; the weights were not updated with it."""
 

@@ -1,6 +1,7 @@
 """Sampling from the command line: a trained run in, image files out, the work split over processes."""
 
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from uvit_dia.cli import SamplingArguments
 from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.inference import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.memory import memory_advice
 from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler, share_of_rank
 from uvit_dia.together import failing_together
 
@@ -23,6 +25,11 @@ from uvit_dia.together import failing_together
 def warn(message: str) -> None:
     """Print a warning of one line."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
+    """Return a context in which running out of memory is told with the flag that may help."""
+    return memory_advice(f"with {batch_size} images at a time; give a lower --batch_size")
 
 
 def sampler_settings(arguments: SamplingArguments, trained: TrainedModel) -> SamplerSettings:
@@ -67,12 +74,14 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     if output.suffix in (".png", ".npz"):
         if not output.parent.is_dir() or output.is_dir():
             raise InputError(f"--output {output}: must be a file in a folder that is there")
-        images = _sample_all(sampler, num_images, accelerator)
+        with advice_on_batch_size(batch_size):
+            images = _sample_all(sampler, num_images, accelerator)
         if accelerator.is_main_process:
             (write_grid if output.suffix == ".png" else write_npz)(output, images)
     else:
         origin = {"weights_sha256": trained.sha256, "block": batch_size, **settings.as_dict()}
-        _sample_to_folder(sampler, num_images, output, origin, accelerator)
+        with advice_on_batch_size(batch_size):
+            _sample_to_folder(sampler, num_images, output, origin, accelerator)
     accelerator.wait_for_everyone()
     accelerator.print(
         f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, seed {settings.seed}, "
