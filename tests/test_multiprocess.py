@@ -313,6 +313,27 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None
     assert result(path) == result(tmp_path / "whole")
 
 
+def _train_as_on_gpus(arguments: list[str], fault: Fault) -> None:
+    """Train as where reading a number makes the host wait; rank 1 gets the signal."""
+    prepare = trainer.Trainer.__init__
+
+    def prepare_as_on_gpus(self: Any, *arguments: Any, **named: Any) -> None:
+        prepare(self, *arguments, **named)
+        self._fused_skips_updates = True
+
+    trainer.Trainer.__init__ = prepare_as_on_gpus  # type: ignore[method-assign]
+    command("train", arguments, fault if os.environ["RANK"] == "1" else None)
+
+
+def test_a_signal_is_answered_within_ten_steps_where_looking_costs_time(tmp_path: Path) -> None:
+    changes = {"train.num_steps": 40, "train.log_every_steps": 100}
+    arguments = train_arguments(tmp_path, {**changes, "train.checkpoint_every_steps": 100})
+    finished = run_ranks(_train_as_on_gpus, arguments, Fault("draw", 12, signal.SIGTERM))
+    assert [done.exit_code for done in finished] == [EXIT_STOPPED_EARLY] * 2, finished
+    assert (status(tmp_path)["state"], status(tmp_path)["step"]) == ("preempted", 20)
+    assert step_folder(tmp_path, 20).is_dir()
+
+
 # ---------------------------------------------------------------- sampling and measuring
 
 

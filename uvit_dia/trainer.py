@@ -33,6 +33,10 @@ from uvit_dia.stability import (
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 
+STOP_EVERY_STEPS = (
+    10  # how often processes on accelerators look whether one of them was asked to stop
+)
+
 
 class Trainer:
     """One training run.
@@ -150,13 +154,16 @@ class Trainer:
     def _agree(self, loss: Tensor, stop_requested: bool) -> tuple[Tensor, bool]:
         """Average the loss over the processes and learn whether one of them was asked to stop.
 
-        On an accelerator with several processes the answer is read on log steps only, so that the host never waits.
+        On an accelerator with several processes the answer is read on log steps and every `STOP_EVERY_STEPS` steps,
+        by the number of the step, which all processes share, so that the host seldom waits.
         """
         if self.accelerator.num_processes == 1:
             return loss, stop_requested
         asked = torch.full((), float(stop_requested), device=self.device)
         loss, stops = self.accelerator.reduce(torch.stack([loss, asked]), "mean")
-        is_read = not self._fused_skips_updates or self._logs_after(self.step + 1)
+        step = self.step + 1
+        is_due = self._logs_after(step) or step % STOP_EVERY_STEPS == 0
+        is_read = not self._fused_skips_updates or is_due
         return loss, is_read and bool(stops > 0)
 
     # ------------------------------------------------- non-finite values
