@@ -40,6 +40,7 @@ from uvit_dia.errors import (
     EXIT_BUG,
     EXIT_DIVERGED,
     EXIT_IO_ERROR,
+    EXIT_OK,
     EXIT_STOPPED_EARLY,
 )
 from uvit_dia.models.uvit import ATTENTION_NAMES
@@ -467,6 +468,21 @@ def test_a_diverged_run_says_so_and_again(tmp_path: Path) -> None:
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000004"]
         assert [line["step"] for line in log_lines(tmp_path)] == [2, 4, 6, 6]
         assert log_lines(tmp_path)[-1] == {"step": 6, "nonfinite": 1, "nonfinite_step": 6}
+
+
+@pytest.mark.parametrize("at", [2, 7])  # before the first checkpoint, and after it
+def test_tensorboard_shows_each_step_once(tmp_path: Path, at: int) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    changes = {"train.tracker": "tensorboard", "train.log_every_steps": 1}
+    assert train(tmp_path, changes, fault=Fault("draw", at)).exit_code == -signal.SIGKILL
+    assert train(tmp_path, changes).exit_code == EXIT_OK
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
+    shown = events.Scalars("loss")
+    assert [event.step for event in shown] == list(range(1, 13))
+    logged = [line["loss"] for line in log_lines(tmp_path)]
+    assert [event.value for event in shown] == pytest.approx(logged)
+    assert len(list(tmp_path.glob("tensorboard/**/hparams.yml"))) == 1
 
 
 def _train_and_raise(arguments: list[str], error: Exception) -> None:

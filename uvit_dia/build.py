@@ -339,10 +339,25 @@ def _make_tasks(
     )
 
 
-def start_trackers(accelerator: Accelerator, config: ConfigDict) -> None:
-    """Start the trackers of a run, with its config as plain values."""
+def start_trackers(
+    accelerator: Accelerator, config: ConfigDict, folder: RunFolder, *, step: int
+) -> None:
+    """Start the trackers of a run, at its first start with its config as plain values.
+
+    Args:
+        accelerator: made with the run's folder.
+        config: of the run.
+        folder: of the run.
+        step: optimizer steps done; what a run that was killed had shown of later steps, which come again, is taken
+            back.
+    """
+    is_new = not folder.tensorboard.exists()
     values = {
         key: value if isinstance(value, int | float | str | bool) else str(value)
         for key, value in flatten(to_plain(config)).items()
     }
-    accelerator.init_trackers("train", config=values)
+    accelerator.init_trackers(
+        "train",
+        config=values if is_new else None,
+        init_kwargs={"tensorboard": {"purge_step": step + 1}},
+    )

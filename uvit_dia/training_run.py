@@ -71,7 +71,7 @@ def train(
         folder.write_config(config)
         folder.write_env(device=str(accelerator.device), num_processes=accelerator.num_processes)
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
-    start_trackers(accelerator, config)
+    start_trackers(accelerator, config, folder, step=trainer.step)
     verb = f"going on at step {trainer.step}" if is_resumed else "starting"
     accelerator.print(
         f"{verb}: {folder.path}, {accelerator.num_processes} process(es) on {accelerator.device.type}"
