@@ -79,6 +79,18 @@ def test_config_files_are_complete_and_build(name: str) -> None:
     assert f"configs/{name}.py" in (module.__doc__ or "")  # the command that runs it
 
 
+def test_what_only_the_model_refuses_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from uvit_dia import build
+
+    def refuse(**arguments: object) -> None:
+        raise ValueError(f"embed_dim must be\n even, got {arguments['embed_dim']}" + "." * 300)
+
+    monkeypatch.setattr(build, "UViT", refuse)
+    with pytest.raises(InputError, match=r"^model: embed_dim must be even, got 64\.+$") as caught:
+        build.make_model(changed({}))
+    assert len(str(caught.value)) <= 160
+
+
 def test_there_are_config_files() -> None:
     assert {"digits_uvit_dia", "cifar10_uvit", "cifar10_uvit_dia"} <= set(CONFIGS)
 
@@ -262,6 +274,7 @@ def test_values_at_the_limits_are_accepted(key: str, value: object) -> None:
         ({"model.patch_size": 3}, ("model.img_size = 8", "model.patch_size = 3")),
         ({"model.depth": 5}, ("model.depth = 5", "even")),
         ({"model.num_heads": 5}, ("model.embed_dim = 64", "model.num_heads = 5")),
+        ({"model.mlp_ratio": 0.001}, ("model.mlp_ratio = 0.001", "model.embed_dim = 64")),
         (
             {"model.attention_options.reduction": 5},
             ("model.attention_options.reduction = 5", "model.embed_dim = 64"),
@@ -334,6 +347,7 @@ def test_values_must_fit_each_other(changes: dict[str, object], parts: tuple[str
         },
         {"ema.decay": 0.0, "ema.halflife_images": 1000},
         {"train.accumulation_steps": 4},
+        {"model.mlp_ratio": 1 / 64},
         {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.16},  # alpha-bar of 1e-37
         {"diffusion.beta_schedule": "squaredcos_cap_v2", "diffusion.beta_end": 0.999},
         {"data.name": "folder", "data.path": "somewhere"},

@@ -105,12 +105,19 @@ def make_schedule(config: ConfigDict) -> NoiseSchedule:
 
 
 def make_model(config: ConfigDict) -> UViT:
-    """Make the network of a config, with weights drawn from the config's seed, the same on every process."""
+    """Make the network of a config, with weights drawn from the config's seed, the same on every process.
+
+    Raises:
+        InputError: if the network refuses a value that the config's check let through.
+    """
     arguments = to_plain(config)["model"]
     arguments["attention_options"]["blocks"] = parse_blocks(config.model.attention_options.blocks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(position_seed(config.seed, "initial weights"))
-        return UViT(**arguments)
+        try:
+            return UViT(**arguments)
+        except ValueError as error:
+            raise InputError(f"model: {' '.join(str(error).split())[:140]}") from error
 
 
 def load_training_images(config: ConfigDict, *, show_progress: bool) -> ImageSet:

@@ -263,6 +263,11 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         raise InputError(
             f"model.embed_dim = {model.embed_dim} is not a multiple of model.num_heads = {model.num_heads}"
         )
+    if model.embed_dim * model.mlp_ratio < 1:
+        raise InputError(
+            f"model.mlp_ratio = {model.mlp_ratio} leaves no hidden unit to an MLP; with model.embed_dim = "
+            f"{model.embed_dim} allowed is 1/{model.embed_dim} or more"
+        )
     _check_attention(model)
     if model.attention == "srm" and train.gradient_checkpointing:
         raise InputError(
