@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import log_lines, status, step_folder, train_arguments
+from runs import log_lines, start_train, status, step_folder, train_arguments
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -351,6 +351,33 @@ def test_out_of_memory_is_told_with_the_flag_that_may_help(
             call_sample(run, output, "--num_images", "32")
     with pytest.raises(MemoryShortageError, match=wanted):
         call_eval(run, *STEPS, "--num_images", "64")
+
+
+def test_what_a_bf16_run_samples_is_what_the_commands_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluated: Callable[..., dict]
+) -> None:
+    """Weights are kept whole, and images and distances are computed in float32, wherever they are computed."""
+    monkeypatch.setenv("UVIT_DIA_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    changes = {
+        "train.mixed_precision": "bf16",
+        "train.sample_every_steps": LAST,
+        "train.eval_every_steps": LAST,
+        "optimizer.learning_rate": 0.02,
+        "ema.decay": 0.5,
+        "sample.num_steps": 4,
+        "sample.grid_images": 16,
+        "sample.batch_size": 16,
+        "eval.num_images": 64,
+    }
+    assert start_train(run, changes).wait().exit_code == 0  # a precision is for a whole process
+    grid = tmp_path / "grid.png"
+    sample.main(
+        ["sample.py", "--checkpoint", str(run), "--num_images", "16", "--output", str(grid)]
+    )
+    assert sha256_file(run / "samples" / f"step_{LAST:08d}.png") == sha256_file(grid)
+    (logged,) = [row for row in log_lines(run) if "fd" in row]
+    assert logged["fd"] == pytest.approx(evaluated(run)["fd"], rel=1e-6)
 
 
 def test_eval_of_the_raw_weights_is_another(run: Path, evaluated: Callable[..., dict]) -> None:

@@ -86,13 +86,14 @@ class Trainer:
         self.optimizer = optimizer
         self.device = accelerator.device
         is_sharded = accelerator.is_fsdp2
-        averaged = copy.deepcopy(model) if is_sharded else None
+        averaged = copy.deepcopy(model)  # before prepare, whose autocast is not for previews
         self._whole = copy.deepcopy(model) if is_sharded else None
         self.model, self.prepared_optimizer = accelerator.prepare(model, optimizer)
         self._unwrapped = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if averaged is not None:
-            averaged = fsdp2_prepare_model(accelerator, averaged.to(self.device))
-        self.ema = EMA(self._unwrapped, averaged)  # after prepare
+        averaged.to(self.device)
+        if is_sharded:
+            averaged = fsdp2_prepare_model(accelerator, averaged)
+        self.ema = EMA(self._unwrapped, averaged)
         # The first step whose loss or gradient was not finite; from it on the device itself skips every update.
         self._bad_step = torch.full((), -1, device=self.device)
         self._fused_skips_updates = self.device.type == "cuda"
