@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     ProjectConfiguration,
@@ -43,6 +44,7 @@ from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, rows_of_rank
 from uvit_dia.trainer import Trainer
 
+KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
 
 
@@ -64,8 +66,12 @@ def make_accelerator(
         process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
-        InputError: if several processes were launched that each believe to be alone.
+        InputError: if several processes were launched that each believe to be alone, or in a way that the trainer
+            does not know.
     """
+    for kind in ("DEEPSPEED", "MEGATRON_LM"):  # before Accelerate looks for their packages
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("1", "true"):
+            raise InputError(_launch_message(kind))
     project = None
     if workdir is not None:
         project = ProjectConfiguration(
@@ -83,6 +89,10 @@ def make_accelerator(
             InitProcessGroupKwargs(timeout=timedelta(minutes=process_timeout_minutes))
         ],
     )
+    kind = accelerator.distributed_type
+    if kind not in KNOWN_LAUNCHES and not accelerator.is_fsdp2:
+        name = "FSDP of version 1" if kind == DistributedType.FSDP else kind.value
+        raise InputError(_launch_message(name))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise InputError(
@@ -90,6 +100,13 @@ def make_accelerator(
             "on CPU launch with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N train.py ..."
         )
     return accelerator
+
+
+def _launch_message(name: str) -> str:
+    return (
+        f"the launcher asks for {name}; supported are one process, DDP (accelerate launch --multi_gpu) and FSDP2 "
+        "(accelerate launch --use_fsdp --fsdp_version 2)"
+    )
 
 
 def make_schedule(config: ConfigDict) -> NoiseSchedule:
