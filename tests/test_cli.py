@@ -23,6 +23,7 @@ from uvit_dia.errors import (
     CommandError,
     DivergedError,
     InputError,
+    MemoryShortageError,
     StoppedEarly,
     StorageError,
 )
@@ -35,6 +36,10 @@ SCRIPTS = {"train": train.main, "sample": sample.main, "eval_fid": eval_fid.main
 CONFIG = f"--config={ROOT / 'configs' / 'digits_uvit_dia.py'}"
 HEAVY = ("torch", "torch_fidelity", "torchvision", "diffusers", "accelerate", "matplotlib")
 HEAVY += ("tensorboard", "sklearn", "pyarrow", "PIL")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands for torch's, which is told by its name."""
 
 
 class RunStarts(Exception):
@@ -358,6 +363,14 @@ def raiser(error: BaseException) -> Callable[[list[str]], None]:
         (StorageError("disk"), EXIT_IO_ERROR, "disk"),
         (StoppedEarly("stopped"), EXIT_STOPPED_EARLY, "stopped"),
         (CommandError("odd"), EXIT_BUG, "odd"),
+        (MemoryShortageError("of the GPU"), EXIT_BAD_INPUT, "of the GPU"),
+        (OutOfMemoryError("CUDA out of\nmemory."), EXIT_BAD_INPUT, "of memory: CUDA out of mem"),
+        (MemoryError(), EXIT_BAD_INPUT, "out of memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            EXIT_BAD_INPUT,
+            "out of memory: [enforce",
+        ),
         (KeyboardInterrupt(), EXIT_STOPPED_EARLY, "interrupted"),
         (OSError(28, "No space left on device", "x.bin"), EXIT_IO_ERROR, "no space left"),
         (OSError(122, "Disk quota exceeded", "x.bin"), EXIT_IO_ERROR, "x.bin"),
@@ -439,6 +452,8 @@ def test_of_several_processes_one_reports_wrong_input_and_each_its_own_failure(
     assert ending(wrong, capsys, monkeypatch, "0") == (2, "train.py: wrong\n")
     assert ending(wrong, capsys, monkeypatch, "1") == (2, "")
     assert ending(diverged, capsys, monkeypatch, "1") == (3, "train.py [rank 1]: nan\n")
+    short = raiser(MemoryShortageError("full"))  # which one process may meet alone
+    assert ending(short, capsys, monkeypatch, "1") == (2, "train.py [rank 1]: full\n")
 
 
 # ---------------------------------------------------------------- real processes

@@ -79,6 +79,18 @@ def test_config_files_are_complete_and_build(name: str) -> None:
     assert f"configs/{name}.py" in (module.__doc__ or "")  # the command that runs it
 
 
+def test_what_only_the_model_refuses_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from uvit_dia import build
+
+    def refuse(**arguments: object) -> None:
+        raise ValueError(f"embed_dim must be\n even, got {arguments['embed_dim']}" + "." * 300)
+
+    monkeypatch.setattr(build, "UViT", refuse)
+    with pytest.raises(InputError, match=r"^model: embed_dim must be even, got 64\.+$") as caught:
+        build.make_model(changed({}))
+    assert len(str(caught.value)) <= 160
+
+
 def test_there_are_config_files() -> None:
     assert {"digits_uvit_dia", "cifar10_uvit", "cifar10_uvit_dia"} <= set(CONFIGS)
 
@@ -262,6 +274,7 @@ def test_values_at_the_limits_are_accepted(key: str, value: object) -> None:
         ({"model.patch_size": 3}, ("model.img_size = 8", "model.patch_size = 3")),
         ({"model.depth": 5}, ("model.depth = 5", "even")),
         ({"model.num_heads": 5}, ("model.embed_dim = 64", "model.num_heads = 5")),
+        ({"model.mlp_ratio": 0.001}, ("model.mlp_ratio = 0.001", "model.embed_dim = 64")),
         (
             {"model.attention_options.reduction": 5},
             ("model.attention_options.reduction = 5", "model.embed_dim = 64"),
@@ -286,8 +299,24 @@ def test_values_at_the_limits_are_accepted(key: str, value: object) -> None:
             {"model.attention_options.activation": "relu"},
             ("gate_init = 'identity'", "sigmoid or tanh"),
         ),
+        (
+            {
+                "model.attention": "srm",
+                "model.attention_options.gate_init": "paper",
+                "train.gradient_checkpointing": True,
+            },
+            ("train.gradient_checkpointing = True", "'srm'", "allowed is False"),
+        ),
         ({"model.attention_options.blocks": "0,5"}, ("block 5", "depth = 4", "0 to 4")),
         ({"model.num_classes": 10}, ("model.num_classes = 10", "-1")),
+        (
+            {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.5},
+            ("beta_end = 0.5", "num_train_timesteps = 1000", "lost to float32 from step"),
+        ),
+        (
+            {"diffusion.beta_schedule": "scaled_linear", "diffusion.num_train_timesteps": 50_000},
+            ("beta_end = 0.02", "num_train_timesteps = 50000", "scaled_linear"),
+        ),
         ({"diffusion.beta_start": 0.5}, ("beta_start = 0.5", "beta_end = 0.02")),
         (
             {"train.accumulation_steps": 3},
@@ -318,6 +347,9 @@ def test_values_must_fit_each_other(changes: dict[str, object], parts: tuple[str
         },
         {"ema.decay": 0.0, "ema.halflife_images": 1000},
         {"train.accumulation_steps": 4},
+        {"model.mlp_ratio": 1 / 64},
+        {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.16},  # alpha-bar of 1e-37
+        {"diffusion.beta_schedule": "squaredcos_cap_v2", "diffusion.beta_end": 0.999},
         {"data.name": "folder", "data.path": "somewhere"},
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import step_folder, train_arguments
+from runs import log_lines, start_train, status, step_folder, train_arguments
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -19,7 +19,12 @@ import sample
 import train
 from uvit_dia.assets.digits_classifier import load_digits_classifier
 from uvit_dia.checkpoint import _facts_sha256
-from uvit_dia.errors import InputError
+from uvit_dia.errors import (
+    EXIT_DIVERGED,
+    InputError,
+    MemoryShortageError,
+    NonFiniteImagesError,
+)
 from uvit_dia.extractors import DIGITS_FILE
 from uvit_dia.files import sha256_file, write_json
 from uvit_dia.image_files import GRID_MARGIN, PngFolder
@@ -108,6 +113,20 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(ImageSampler, "sample", spy)
     return drawn
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every sampler end in NaN for image 3."""
+    original = ImageSampler._sample_block
+
+    def spoil(self: ImageSampler, indices: range) -> Tensor:
+        x_0 = original(self, indices)
+        if 3 in indices:
+            x_0[3 - indices.start] = torch.nan
+        return x_0
+
+    monkeypatch.setattr(ImageSampler, "_sample_block", spoil)
 
 
 # --- sample.py -----------------------------------------------------------------------------------
@@ -203,6 +222,16 @@ def test_folder_of_other_samples_is_refused(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["grid.png", "images.npz", "folder"])
+def test_no_file_is_made_of_images_that_are_not_finite(
+    run: Path, spoilt: None, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NonFiniteImagesError, match=r"dpmpp_2m in 4 steps .* image 3 of seed"):
+        call_sample(run, name, "--num_images", "8", "--batch_size", "4")
+    assert not list(tmp_path.glob("*.png")) + list(tmp_path.glob("*.npz"))
+    assert not list(tmp_path.glob("folder/*.png"))
+
+
 def test_sample_says_what_it_did(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call_sample(run, "grid.png", "--num_images", "4", "--nouse_ema")
     line = "grid.png: 4 images, dpmpp_2m, 4 steps, seed 0, model weights of step 12\n"
@@ -285,6 +314,70 @@ def test_evaluation_while_training_is_that_of_eval_fid(
     values = evaluated(run)
     for name in ("fd", "kd", "precision", "recall", "floor", "num_images", "nfe"):
         assert logged[name] == pytest.approx(values[name], rel=1e-6), name
+
+
+def test_no_distance_is_measured_of_images_that_are_not_finite(run: Path, spoilt: None) -> None:
+    with pytest.raises(NonFiniteImagesError) as caught:
+        call_eval(run, *STEPS, "--num_images", "64")
+    assert caught.value.exit_code == EXIT_DIVERGED
+    assert not (run / "eval.jsonl").exists()
+
+
+def test_training_goes_on_where_its_samples_are_not_finite(
+    tmp_path: Path, spoilt: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    changes = {"train.sample_every_steps": 4, "train.eval_every_steps": LAST}
+    monkeypatch.setenv("UVIT_DIA_CACHE", str(tmp_path / "cache"))
+    train.main(["train.py", *train_arguments(tmp_path / "run", {**changes, "eval.num_images": 64})])
+    rows = [row for row in log_lines(tmp_path / "run") if "nonfinite_images" in row]
+    assert rows == [{"step": step, "nonfinite_images": 1} for step in (4, 8, 12, 12)]
+    assert status(tmp_path / "run")["state"] == "done"
+    assert not list((tmp_path / "run").glob("samples/*.png"))
+    told = capsys.readouterr().err
+    assert told.count("warning: step ") == 4
+    assert "warning: step 12: dpmpp_2m in 20 steps ended in values that are not finite" in told
+
+
+def test_out_of_memory_is_told_with_the_flag_that_may_help(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ImageSampler, indices: range) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    monkeypatch.setattr(ImageSampler, "_sample_block", fail)
+    wanted = r"^out of memory with 16 images at a time; give a lower --batch_size$"
+    for output in ("grid.png", "folder"):
+        with pytest.raises(MemoryShortageError, match=wanted):
+            call_sample(run, output, "--num_images", "32")
+    with pytest.raises(MemoryShortageError, match=wanted):
+        call_eval(run, *STEPS, "--num_images", "64")
+
+
+def test_what_a_bf16_run_samples_is_what_the_commands_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluated: Callable[..., dict]
+) -> None:
+    """Weights are kept whole, and images and distances are computed in float32, wherever they are computed."""
+    monkeypatch.setenv("UVIT_DIA_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    changes = {
+        "train.mixed_precision": "bf16",
+        "train.sample_every_steps": LAST,
+        "train.eval_every_steps": LAST,
+        "optimizer.learning_rate": 0.02,
+        "ema.decay": 0.5,
+        "sample.num_steps": 4,
+        "sample.grid_images": 16,
+        "sample.batch_size": 16,
+        "eval.num_images": 64,
+    }
+    assert start_train(run, changes).wait().exit_code == 0  # a precision is for a whole process
+    grid = tmp_path / "grid.png"
+    sample.main(
+        ["sample.py", "--checkpoint", str(run), "--num_images", "16", "--output", str(grid)]
+    )
+    assert sha256_file(run / "samples" / f"step_{LAST:08d}.png") == sha256_file(grid)
+    (logged,) = [row for row in log_lines(run) if "fd" in row]
+    assert logged["fd"] == pytest.approx(evaluated(run)["fd"], rel=1e-6)
 
 
 def test_eval_of_the_raw_weights_is_another(run: Path, evaluated: Callable[..., dict]) -> None:

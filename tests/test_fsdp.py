@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from forked import Finished, start_ranks
+from forked import Child, Finished, start_ranks
 from runs import command, log_lines, status, step_folder, train, train_arguments
 from safetensors.torch import load_file
+
+from uvit_dia.errors import EXIT_BAD_INPUT
 
 pytestmark = pytest.mark.multiprocess
 
@@ -26,7 +28,7 @@ CHANGES: dict[str, object] = {
 }
 
 
-def _train_sharded(arguments: list[str]) -> None:
+def _train_sharded(arguments: list[str], version: int = 2) -> None:
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
@@ -36,7 +38,7 @@ def _train_sharded(arguments: list[str]) -> None:
         initialise(self, *args, **named)
         self.state.distributed_type = DistributedType.FSDP
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
+            fsdp_version=version,
             auto_wrap_policy="transformer_based_wrap",
             transformer_cls_names_to_wrap=["Block"],
             cpu_ram_efficient_loading=False,
@@ -86,6 +88,25 @@ def test_fsdp_has_the_losses_of_ddp(tmp_path: Path, plain: Path) -> None:
     assert_same_weights(tmp_path, plain, 12)
     grids = [run / "samples" / "step_00000012.png" for run in (tmp_path, plain)]
     assert grids[0].read_bytes() == grids[1].read_bytes()
+
+
+def test_fsdp_of_version_1_is_refused(tmp_path: Path) -> None:
+    arguments = train_arguments(tmp_path, CHANGES)
+    finished = [child.wait() for child in start_ranks(2, _train_sharded, arguments, 1)]
+    assert [done.exit_code for done in finished] == [EXIT_BAD_INPUT] * 2, finished
+    assert "FSDP" in finished[0].last_line
+    assert "--fsdp_version 2" in finished[0].last_line
+    assert [len(done.stderr.splitlines()) for done in finished] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
+def test_other_ways_to_distribute_are_refused(tmp_path: Path, kind: str) -> None:
+    environment = {f"ACCELERATE_USE_{kind}": "true"}
+    done = Child(command, "train", train_arguments(tmp_path), environment=environment).wait()
+    assert done.exit_code == EXIT_BAD_INPUT, done.stderr
+    assert kind in done.last_line
+    assert "--fsdp_version 2" in done.last_line
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_parameters_are_sharded(tmp_path: Path) -> None:

@@ -32,10 +32,12 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
             "config",
             "data",
             "files",
+            "memory",
             "models.recurrent_cells",
             "noised_batch",
             "program_files",
             "signals",
+            "together",
             "train_settings",
         ),
     ),
@@ -57,7 +59,10 @@ ROWS: list[tuple[str, tuple[str, ...]]] = [
             "sampler",
         ),
     ),
-    ("of one run", ("assets.digits_classifier", "models", "run_checkpoints", "train_log")),
+    (
+        "of one run",
+        ("assets.digits_classifier", "models", "run_checkpoints", "same_start", "train_log"),
+    ),
     ("loops", ("extractors", "trainer")),
     ("measures", ("metrics",)),
     ("measures of samples", ("evaluation",)),
@@ -84,7 +89,7 @@ ONLY = {
 }
 
 # Modules that answer before torch is imported, which takes seconds, and what they must not wait for.
-LIGHT = ("", "cli", "config", "errors", "files", "run_folder", "signals")
+LIGHT = ("", "cli", "config", "errors", "files", "memory", "run_folder", "signals")
 HEAVY = ("torch", "diffusers", "accelerate", "torch_fidelity", "numpy", "sklearn", "PIL", "pyarrow")
 
 Sources = dict[str, str]  # module without the package's name ("" for the package itself) -> source

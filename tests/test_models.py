@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uvit_dia.models import UViT
-from uvit_dia.models.attention_units import RecurrentUnit, UnitState
+from uvit_dia.models.attention_units import GATE_INITS, RecurrentUnit, UnitState
 from uvit_dia.models.layers import Attention, PatchEmbed, timestep_embedding, unpatchify
+from uvit_dia.models.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
+from uvit_dia.models.unit_factory import ATTENTION_NAMES
 from uvit_dia.models.uvit import MAX_WEIGHT_FILE_BYTES, Block
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -750,3 +752,30 @@ def test_training_mode_drops_nothing_with_a_single_cell() -> None:
     model = make_uvit(**DIA)
     expected = predict(model)
     torch.testing.assert_close(predict(model.train()), expected, rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- torch.compile
+
+
+def without_scalars(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    """Run a graph as it is, like the backend "eager", if the host waits for no number in it."""
+    assert not [node for node in graph.graph.nodes if node.target in ("item", "tolist")]
+    return graph.forward
+
+
+@pytest.mark.parametrize("name", ATTENTION_NAMES)
+@pytest.mark.parametrize("gate_init", GATE_INITS)
+def test_every_unit_compiles_to_one_graph(name: str, gate_init: str) -> None:
+    torch.compiler.reset()
+    options = {"gate_init": gate_init, "reduction": 2}
+    model = make_uvit(depth=0, attention=name, options=options)
+    randomise(model)
+    compiled: Any = torch.compile(model, fullgraph=True, backend=without_scalars)
+    torch.testing.assert_close(predict(compiled), predict(model), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gate_of_zero_is_that_of_the_activation(activation: str) -> None:
+    expected = 0.5 * ACTIVATIONS[activation](torch.zeros(()))
+    assert AT_ZERO.keys() == ACTIVATIONS.keys()
+    assert LSTMCell(4, activation).initial_gate() == expected

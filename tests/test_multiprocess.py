@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from forked import Child, Finished, free_port, start_ranks
 from runs import (
     ROOT,
@@ -30,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from uvit_dia import trainer
 from uvit_dia.data import BatchOrder
 from uvit_dia.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
+from uvit_dia.sampler import ImageSampler
 
 pytestmark = pytest.mark.multiprocess
 
@@ -235,6 +238,38 @@ def test_a_batch_that_cannot_be_shared_is_refused_by_all(tmp_path: Path) -> None
     assert tree(tmp_path) == {}
 
 
+def _train_in_its_own_folder(path: Path) -> None:
+    run = path / f"rank{os.environ['RANK']}"
+    command("train", [*train_arguments(run), "--allow_other_world_size"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (None, "process 1 sees no checkpoint, process 0 step 4 ("),
+        ({"train.keep_checkpoints": 3}, "process 1 sees step 4 ("),
+        ({"seed": 1}, "process 1: "),
+    ],
+    ids=["none", "another of the same step", "one of another config"],
+)
+def test_processes_that_see_different_checkpoints_are_refused(
+    tmp_path: Path, changes: dict[str, object] | None, words: str
+) -> None:
+    kill = Fault("draw", 6)
+    assert train(tmp_path / "rank0", fault=kill).exit_code == -signal.SIGKILL
+    if changes is not None:
+        assert train(tmp_path / "rank1", changes, fault=kill).exit_code == -signal.SIGKILL
+    before = tree(tmp_path)
+    finished = run_ranks(_train_in_its_own_folder, tmp_path)
+    assert [done.exit_code for done in finished] == [EXIT_BAD_INPUT] * 2, finished
+    assert words in finished[0].last_line
+    assert len(finished[0].stderr.splitlines()) == 1
+    assert len(finished[0].last_line) <= 200
+    if "sees" in words:
+        assert "--workdir must be one folder that all machines share" in finished[0].last_line
+    assert tree(tmp_path) == before
+
+
 def _train_with_nan_on_one_rank(arguments: list[str], bad_step: int) -> None:
     draw = trainer.draw_batch
 
@@ -278,6 +313,27 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None
     assert result(path) == result(tmp_path / "whole")
 
 
+def _train_as_on_gpus(arguments: list[str], fault: Fault) -> None:
+    """Train as where reading a number makes the host wait; rank 1 gets the signal."""
+    prepare = trainer.Trainer.__init__
+
+    def prepare_as_on_gpus(self: Any, *arguments: Any, **named: Any) -> None:
+        prepare(self, *arguments, **named)
+        self._fused_skips_updates = True
+
+    trainer.Trainer.__init__ = prepare_as_on_gpus  # type: ignore[method-assign]
+    command("train", arguments, fault if os.environ["RANK"] == "1" else None)
+
+
+def test_a_signal_is_answered_within_ten_steps_where_looking_costs_time(tmp_path: Path) -> None:
+    changes = {"train.num_steps": 40, "train.log_every_steps": 100}
+    arguments = train_arguments(tmp_path, {**changes, "train.checkpoint_every_steps": 100})
+    finished = run_ranks(_train_as_on_gpus, arguments, Fault("draw", 12, signal.SIGTERM))
+    assert [done.exit_code for done in finished] == [EXIT_STOPPED_EARLY] * 2, finished
+    assert (status(tmp_path)["state"], status(tmp_path)["step"]) == ("preempted", 20)
+    assert step_folder(tmp_path, 20).is_dir()
+
+
 # ---------------------------------------------------------------- sampling and measuring
 
 
@@ -307,6 +363,57 @@ def test_samples_are_the_same_files(tmp_path: Path, trained: Path, name: str) ->
         22 if name == "folder" else 1
     )
     assert found == expected
+
+
+def _eval_with_sums_for_maxima(arguments: list[str]) -> None:
+    """Measure as with releases of Accelerate whose `reduce` takes the sum whatever it is asked for."""
+    reduce = Accelerator.reduce
+
+    def add_up(self: Accelerator, tensor: Any, reduction: str = "sum", **named: Any) -> Any:
+        return reduce(self, tensor, reduction if reduction == "mean" else "sum", **named)
+
+    Accelerator.reduce = add_up
+    command("eval_fid", arguments)
+
+
+def test_metrics_do_not_lean_on_the_maximum_of_a_library(tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    arguments = [f"--checkpoint={run}", "--num_images=70", *SAMPLING]
+    assert_done(run_ranks(_eval_with_sums_for_maxima, arguments))
+
+
+def _sample_nan_on_rank_1(script: str, arguments: list[str]) -> None:
+    sample_block = ImageSampler._sample_block
+
+    def spoilt(self: ImageSampler, indices: range) -> torch.Tensor:
+        x_0 = sample_block(self, indices)
+        return x_0 * torch.nan if os.environ["RANK"] == "1" else x_0
+
+    ImageSampler._sample_block = spoilt  # type: ignore[method-assign]
+    command(script, arguments)
+
+
+@pytest.mark.parametrize("name", ["grid.png", "folder", "eval"])
+def test_images_of_one_rank_that_are_not_finite_end_all(
+    tmp_path: Path, trained: Path, name: str
+) -> None:
+    arguments = [f"--checkpoint={trained}", "--num_images=70", *SAMPLING]
+    script = "eval_fid" if name == "eval" else "sample"
+    output = [] if name == "eval" else [f"--output={tmp_path / name}"]
+    finished = run_ranks(_sample_nan_on_rank_1, script, [*arguments, *output])
+    assert [done.exit_code for done in finished] == [EXIT_DIVERGED] * 2, finished
+    assert "process 1: ddpm in 3 steps ended in values that are not finite" in finished[0].last_line
+    assert len(finished[0].last_line) <= 200
+    assert not (trained / "eval.jsonl").exists()
+
+
+def test_training_goes_on_where_samples_of_one_rank_are_not_finite(tmp_path: Path) -> None:
+    changes = {"train.eval_every_steps": 12, "train.sample_every_steps": 6, "eval.num_images": 70}
+    arguments = train_arguments(tmp_path, {**changes, "sample.batch_size": 16})
+    assert_done(run_ranks(_sample_nan_on_rank_1, "train", arguments))
+    rows = [row for row in log_lines(tmp_path) if "nonfinite_images" in row]
+    assert rows == [{"step": 12, "nonfinite_images": 1}]  # the preview is the first rank's
+    assert len(list(tmp_path.glob("samples/*.png"))) == 2
 
 
 def test_metrics_are_the_same_numbers(trained: Path) -> None:

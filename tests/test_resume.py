@@ -1,6 +1,7 @@
 """An interrupted run is the same run: the same command again, and every bit is as if nothing had happened."""
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ from uvit_dia.errors import (
     EXIT_BUG,
     EXIT_DIVERGED,
     EXIT_IO_ERROR,
+    EXIT_OK,
     EXIT_STOPPED_EARLY,
 )
 from uvit_dia.models.uvit import ATTENTION_NAMES
@@ -468,6 +470,21 @@ def test_a_diverged_run_says_so_and_again(tmp_path: Path) -> None:
         assert log_lines(tmp_path)[-1] == {"step": 6, "nonfinite": 1, "nonfinite_step": 6}
 
 
+@pytest.mark.parametrize("at", [2, 7])  # before the first checkpoint, and after it
+def test_tensorboard_shows_each_step_once(tmp_path: Path, at: int) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    changes = {"train.tracker": "tensorboard", "train.log_every_steps": 1}
+    assert train(tmp_path, changes, fault=Fault("draw", at)).exit_code == -signal.SIGKILL
+    assert train(tmp_path, changes).exit_code == EXIT_OK
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train")).Reload()
+    shown = events.Scalars("loss")
+    assert [event.step for event in shown] == list(range(1, 13))
+    logged = [line["loss"] for line in log_lines(tmp_path)]
+    assert [event.value for event in shown] == pytest.approx(logged)
+    assert len(list(tmp_path.glob("tensorboard/**/hparams.yml"))) == 1
+
+
 def _train_and_raise(arguments: list[str], error: Exception) -> None:
     from uvit_dia.trainer import Trainer
 
@@ -483,9 +500,50 @@ def test_out_of_memory_is_told_with_advice(tmp_path: Path) -> None:
 
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
     ended = Child(_train_and_raise, train_arguments(tmp_path), error).wait()
-    assert_refused(ended, "train.batch_size = 8", "train.accumulation_steps = 1", "global batch")
+    assert_refused(
+        ended,
+        "train.batch_size = 8",
+        "data.on_device = False, or in another --workdir",
+        "train.accumulation_steps above 1 (same global batch)",
+        "train.gradient_checkpointing",
+    )
     assert status(tmp_path)["state"] == "failed"
     assert "out of memory" in status(tmp_path)["reason"]
+
+
+def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
+    """Train, with a class or function of a module of ours that finds no memory."""
+    import torch
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    setattr(importlib.import_module(f"uvit_dia.{module}"), name, fail)
+    command("train", arguments)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "advice"),
+    [
+        ("build", "ImageSet", "for the training images; data.on_device = False"),
+        ("trainer", "EMA", "for weights, average and optimizer; with another --workdir"),
+        ("build", "write_grid", "in a preview; the same run may go on with a lower sample.grid_i"),
+        ("build", "evaluate", "in an evaluation; the same run may go on with a lower sample.batch"),
+    ],
+)
+def test_out_of_memory_is_told_wherever_it_happens(
+    tmp_path: Path, module: str, name: str, advice: str
+) -> None:
+    changes = {"train.sample_every_steps": 6, "train.eval_every_steps": 12, "eval.num_images": 64}
+    if name == "evaluate":
+        changes["train.sample_every_steps"] = 0
+    ended = Child(_train_without_memory, train_arguments(tmp_path, changes), module, name).wait()
+    assert_refused(ended, f"out of memory {advice}")
+    if module == "build" and name != "ImageSet":
+        assert (status(tmp_path)["state"], status(tmp_path)["reason"][:13]) == (
+            "failed",
+            "out of memory",
+        )
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:

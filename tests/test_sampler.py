@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uvit_dia.config import SAMPLERS
 from uvit_dia.diffusion import NoiseSchedule
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.models import UViT
 from uvit_dia.sampler import (
     Denoiser,
@@ -380,6 +380,29 @@ def test_blocks_come_in_order_and_keep_the_order_asked_for() -> None:
         device="cpu",
     )
     assert [block for block, _ in sampler.sample([9, 3, 1, 8])] == [[3, 1], [9, 8]]
+
+
+def test_images_that_are_not_finite_are_refused_where_they_are_wanted() -> None:
+    def spoilt(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        x_t = x_t.clone()
+        x_t[2, 0, 1, 1] = torch.nan
+        return x_t
+
+    sampler = ImageSampler(
+        spoilt,
+        NoiseSchedule(),
+        settings_of("euler", 3),
+        shape=(1, 2, 2),
+        batch_size=4,
+        device="cpu",
+    )
+    assert [block for block, _ in sampler.sample([0, 1, 3])] == [[0, 1, 3]]
+    with pytest.raises(NonFiniteImagesError) as caught:
+        list(sampler.sample([5, 6, 7]))
+    message = str(caught.value)
+    for words in ("euler in 3 steps", "1 of 3 images", "image 6 of seed"):
+        assert words in message
+    assert len(message) < 180
 
 
 def test_clip_sample_bounds_the_estimate_of_x_0() -> None:

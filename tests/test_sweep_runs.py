@@ -205,24 +205,25 @@ def test_run_of_another_config_in_a_cell_is_refused(
 
 
 def test_a_cell_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
-    """Seeds: 101 diverges, 102 is refused, 103 crashes, 104 is killed once, 105 is stopped once."""
-    seeds, workdir = (0, 101, 102, 103, 104, 105), tmp_path / "w"
+    """Seeds: 101 diverges, 102 is refused, 103 crashes, 104 is killed once, 105 stopped once, 106 samples NaN."""
+    seeds, workdir = (0, 101, 102, 103, 104, 105, 106), tmp_path / "w"
     config = write_sweep(tmp_path, batch_sizes=(8,), variants={"uvit": {}}, seeds=seeds)
     with pytest.raises(CellsFailed) as caught:
         sweep(config, workdir, "--max_parallel=3")
     assert caught.value.exit_code == 1
-    reason = "2 of 6 cells failed: uvit-b0008-s102 (train.py, exit code 2: out of memory)"
+    reason = "2 of 7 cells failed: uvit-b0008-s102 (train.py, exit code 2: out of memory)"
     assert reason in str(caught.value)
     found = states(workdir).values()
-    assert list(found) == ["done", "diverged", "failed", "failed", "done", "done"]
+    assert list(found) == ["done", "diverged", "failed", "failed", "done", "done", "diverged"]
     reasons = [read(path / "cell.json").get("reason") for path in cells(workdir).values()]
     assert reasons[1] == "the loss became NaN"
+    assert reasons[6] == "the samples are not finite"
     assert reasons[3] == "train.py, exit code 1: KeyError: 'a bug'"
     # refused and diverged once, a crash and a kill are tried again
-    assert num_trained(workdir) == [1, 1, 1, 2, 2, 2]
+    assert num_trained(workdir) == [1, 1, 1, 2, 2, 2, 1]
     with pytest.raises(CellsFailed, match="2 of 2 cells failed"):  # the others are not touched
         sweep(config, workdir, "--max_parallel=3")
-    assert num_trained(workdir) == [1, 1, 2, 4, 2, 2]
+    assert num_trained(workdir) == [1, 1, 2, 4, 2, 2, 1]
 
 
 def num_trained(workdir: Path) -> list[int]:

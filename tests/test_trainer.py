@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import checkpoint_hashes, step_folder, tiny_config, tiny_trainer, tree, weights
+from runs import checkpoint_hashes, log_lines, step_folder, tiny_config, tiny_trainer, tree, weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -651,3 +651,29 @@ def test_noise_scale_is_that_of_the_gradients_of_each_image(tmp_path: Path) -> N
         squared[size] = float(sum(g.square().sum() for g in gradients))
     assert line["noise_scale_signal"] == pytest.approx(2 * squared[8] - squared[4], rel=1e-4)
     assert line["noise_scale_noise"] == pytest.approx(8 * (squared[4] - squared[8]), rel=1e-4)
+
+
+SRM: dict[str, object] = {"model.attention": "srm"}  # which normalises over the batch
+
+
+def test_looking_more_often_changes_nothing(tmp_path: Path) -> None:
+    found = []
+    for interval in (1, 100):
+        trainer = tiny_trainer(
+            tmp_path / str(interval),
+            {**SRM, "train.log_every_steps": interval, "train.num_steps": 5},
+        )
+        trainer.fit()
+        found.append((trainer.model.state_dict(), trainer.ema.model.state_dict()))
+    assert any(name.endswith("running_var") for name in found[0][0])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("batch_size", "is_measured"), [(2, False), (3, False), (4, True)])
+def test_noise_scale_needs_two_images_to_normalise_by(
+    tmp_path: Path, batch_size: int, is_measured: bool
+) -> None:
+    changes = {**SRM, "train.batch_size": batch_size, "train.num_steps": 2}
+    tiny_trainer(tmp_path, changes).fit()
+    (line,) = log_lines(tmp_path)
+    assert ("noise_scale" in line) == is_measured

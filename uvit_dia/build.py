@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     ProjectConfiguration,
@@ -20,11 +21,12 @@ from uvit_dia.config import check_images_at_a_time, flatten, parse_blocks, to_pl
 from uvit_dia.data import ImageSet, TrainingBatches
 from uvit_dia.datasets import load_image_set
 from uvit_dia.diffusion import Diffusion, NoiseSchedule
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.evaluation import evaluate
 from uvit_dia.extractors import Extractor, ExtractorSource, find_extractor
 from uvit_dia.files import cache_folder
 from uvit_dia.image_files import write_grid
+from uvit_dia.memory import memory_advice
 from uvit_dia.metrics import (
     Features,
     Reference,
@@ -37,10 +39,12 @@ from uvit_dia.rng import position_seed
 from uvit_dia.run_checkpoints import RunCheckpoints
 from uvit_dia.run_folder import RunFolder
 from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler
+from uvit_dia.together import failing_together
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, rows_of_rank
 from uvit_dia.trainer import Trainer
 
+KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
 
 
@@ -62,8 +66,12 @@ def make_accelerator(
         process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
-        InputError: if several processes were launched that each believe to be alone.
+        InputError: if several processes were launched that each believe to be alone, or in a way that the trainer
+            does not know.
     """
+    for kind in ("DEEPSPEED", "MEGATRON_LM"):  # before Accelerate looks for their packages
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("1", "true"):
+            raise InputError(_launch_message(kind))
     project = None
     if workdir is not None:
         project = ProjectConfiguration(
@@ -81,6 +89,10 @@ def make_accelerator(
             InitProcessGroupKwargs(timeout=timedelta(minutes=process_timeout_minutes))
         ],
     )
+    kind = accelerator.distributed_type
+    if kind not in KNOWN_LAUNCHES and not accelerator.is_fsdp2:
+        name = "FSDP of version 1" if kind == DistributedType.FSDP else kind.value
+        raise InputError(_launch_message(name))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise InputError(
@@ -88,6 +100,13 @@ def make_accelerator(
             "on CPU launch with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N train.py ..."
         )
     return accelerator
+
+
+def _launch_message(name: str) -> str:
+    return (
+        f"the launcher asks for {name}; supported are one process, DDP (accelerate launch --multi_gpu) and FSDP2 "
+        "(accelerate launch --use_fsdp --fsdp_version 2)"
+    )
 
 
 def make_schedule(config: ConfigDict) -> NoiseSchedule:
@@ -103,12 +122,19 @@ def make_schedule(config: ConfigDict) -> NoiseSchedule:
 
 
 def make_model(config: ConfigDict) -> UViT:
-    """Make the network of a config, with weights drawn from the config's seed, the same on every process."""
+    """Make the network of a config, with weights drawn from the config's seed, the same on every process.
+
+    Raises:
+        InputError: if the network refuses a value that the config's check let through.
+    """
     arguments = to_plain(config)["model"]
     arguments["attention_options"]["blocks"] = parse_blocks(config.model.attention_options.blocks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(position_seed(config.seed, "initial weights"))
-        return UViT(**arguments)
+        try:
+            return UViT(**arguments)
+        except ValueError as error:
+            raise InputError(f"model: {' '.join(str(error).split())[:140]}") from error
 
 
 def load_training_images(config: ConfigDict, *, show_progress: bool) -> ImageSet:
@@ -205,9 +231,15 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     with accelerator.main_process_first():
         images = load_training_images(config, show_progress=show)
     if config.data.on_device:
-        images = ImageSet(
-            images.name, images.images.to(accelerator.device), images.labels, images.class_names
-        )
+        with memory_advice(
+            "for the training images; data.on_device = False leaves them to the host"
+        ):
+            images = ImageSet(
+                images.name,
+                images.images.to(accelerator.device),
+                images.labels,
+                images.class_names,
+            )
     batches = TrainingBatches(
         images,
         train.batch_size,
@@ -283,18 +315,30 @@ def _make_tasks(
     loaded: list[tuple[Extractor, Reference, Features | None]] = []  # made at the first evaluation
 
     def preview(step: int, model: nn.Module) -> dict[str, object]:
-        if accelerator.is_main_process:
-            count = config.sample.grid_images
-            sampler = make_sampler(
-                model, config, settings, batch_size=count, device=accelerator.device
-            )
-            folder.samples.mkdir(parents=True, exist_ok=True)
+        count = config.sample.grid_images if accelerator.is_main_process else 0
+        sampler = make_sampler(
+            model, config, settings, batch_size=config.sample.grid_images, device=accelerator.device
+        )
+        folder.samples.mkdir(parents=True, exist_ok=True)
+        with (
+            failing_together(NonFiniteImagesError),
+            memory_advice(
+                "in a preview; the same run may go on with a lower sample.grid_images = "
+                f"{config.sample.grid_images} or with train.sample_every_steps = 0"
+            ),
+        ):
             for _, grid in sampler.sample(range(count)):
                 write_grid(folder.samples / f"step_{step:08d}.png", grid)
-        accelerator.wait_for_everyone()
         return {}
 
     def measure(step: int, model: nn.Module) -> dict[str, object]:
+        with memory_advice(
+            "in an evaluation; the same run may go on with a lower sample.batch_size = "
+            f"{config.sample.batch_size} or eval.batch_size = {config.eval.batch_size}"
+        ):
+            return measure_samples(model)
+
+    def measure_samples(model: nn.Module) -> dict[str, object]:
         if not loaded:
             assert source is not None  # it was looked for, since this run evaluates
             extractor = Extractor(source, accelerator.device)
@@ -320,10 +364,25 @@ def _make_tasks(
     )
 
 
-def start_trackers(accelerator: Accelerator, config: ConfigDict) -> None:
-    """Start the trackers of a run, with its config as plain values."""
+def start_trackers(
+    accelerator: Accelerator, config: ConfigDict, folder: RunFolder, *, step: int
+) -> None:
+    """Start the trackers of a run, at its first start with its config as plain values.
+
+    Args:
+        accelerator: made with the run's folder.
+        config: of the run.
+        folder: of the run.
+        step: optimizer steps done; what a run that was killed had shown of later steps, which come again, is taken
+            back.
+    """
+    is_new = not folder.tensorboard.exists()
     values = {
         key: value if isinstance(value, int | float | str | bool) else str(value)
         for key, value in flatten(to_plain(config)).items()
     }
-    accelerator.init_trackers("train", config=values)
+    accelerator.init_trackers(
+        "train",
+        config=values if is_new else None,
+        init_kwargs={"tensorboard": {"purge_step": step + 1}},
+    )

@@ -61,6 +61,11 @@ class Checkpoint:
     step: int
     manifest: dict
 
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the manifest's facts, among which are those of all files."""
+        return _facts_sha256(self.manifest)
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read one of its files, such as "ema", to the CPU.
 

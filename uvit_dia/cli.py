@@ -14,7 +14,14 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from uvit_dia.config import SAMPLERS, SCHEMA, check_config, flatten, nearest
-from uvit_dia.errors import EXIT_STOPPED_EARLY, CommandError, InputError, StorageError
+from uvit_dia.errors import (
+    EXIT_STOPPED_EARLY,
+    CommandError,
+    InputError,
+    MemoryShortageError,
+    StorageError,
+)
+from uvit_dia.memory import is_out_of_memory
 
 MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
 MIN_SHORTENED = 40  # characters of a path that are always left
@@ -240,6 +247,10 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     """Run a command's main function and exit: one line on stderr and its exit code for every foreseen error."""
     try:
         main(sys.argv)
+    except InputError as error:
+        if not _is_first_process():
+            sys.exit(error.exit_code)  # wrong input is seen, and told, by all processes alike
+        _exit_with_line(" ".join(str(error).split()), error.exit_code)
     except CommandError as error:
         _exit_with_line(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
@@ -250,21 +261,23 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         _exit_with_line(
             f"no space left while writing {error.filename or ''}", StorageError.exit_code
         )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _exit_with_line(f"out of memory: {_clip(error)}", MemoryShortageError.exit_code)
     sys.exit(0)
 
 
 def _exit_with_line(message: str, code: int) -> None:
-    rank = os.environ.get("RANK", "0")
-    if (
-        rank == "0" or code != InputError.exit_code
-    ):  # wrong input is seen, and told, by all processes alike
-        place = "" if rank == "0" else f" [rank {rank}]"
-        line = shorten_paths(f"{Path(sys.argv[0]).name}{place}: {message}")
-        shown = "".join(
-            each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line
-        )
-        print(shown, file=sys.stderr, flush=True)  # a name of others must not steer the terminal
+    place = "" if _is_first_process() else f" [rank {os.environ['RANK']}]"
+    line = shorten_paths(f"{Path(sys.argv[0]).name}{place}: {message}")
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
+    print(shown, file=sys.stderr, flush=True)  # a name of others must not steer the terminal
     sys.exit(code)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def shorten_paths(line: str, length: int = MAX_LINE) -> str:

@@ -7,6 +7,7 @@ A config is complete: every key below must be there, and no other.
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ Check = Callable[[object], str | None]  # returns what is allowed, where the val
 
 MAX_CONFIG_BYTES = 2**20
 MAX_COUNT = 10**9
+LOG_SMALLEST_FLOAT32 = math.log(2.0**-126)  # of the numbers with all their digits
 
 
 def _integer(low: int, high: int = MAX_COUNT) -> Check:
@@ -262,7 +264,17 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         raise InputError(
             f"model.embed_dim = {model.embed_dim} is not a multiple of model.num_heads = {model.num_heads}"
         )
+    if model.embed_dim * model.mlp_ratio < 1:
+        raise InputError(
+            f"model.mlp_ratio = {model.mlp_ratio} leaves no hidden unit to an MLP; with model.embed_dim = "
+            f"{model.embed_dim} allowed is 1/{model.embed_dim} or more"
+        )
     _check_attention(model)
+    if model.attention == UNIT_OVER_IMAGES and train.gradient_checkpointing:
+        raise InputError(
+            "train.gradient_checkpointing = True: not with model.attention = 'srm', whose running averages the "
+            "recomputation would move once more; allowed is False"
+        )
     if model.num_classes > 0:
         raise InputError(
             f"model.num_classes = {model.num_classes}: the trainer is unconditional so far; allowed is -1"
@@ -271,6 +283,7 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         raise InputError(
             f"diffusion.beta_start = {config.diffusion.beta_start} is above beta_end = {config.diffusion.beta_end}"
         )
+    _check_schedule(config.diffusion)
     if train.batch_size % train.accumulation_steps:
         raise InputError(
             f"train.batch_size = {train.batch_size} is not divisible by train.accumulation_steps = {train.accumulation_steps}"
@@ -304,6 +317,23 @@ def check_images_at_a_time(config: ConfigDict, num_processes: int) -> None:
             f"train.accumulation_steps = {train.accumulation_steps}; model.attention = {attention!r} normalises over "
             "images and needs 2 or more"
         )
+
+
+def _check_schedule(diffusion: ConfigDict) -> None:
+    """Check that some signal is left at the last timestep: samplers divide by it."""
+    name, steps = diffusion.beta_schedule, diffusion.num_train_timesteps
+    if name == "squaredcos_cap_v2":
+        return  # whose last step leaves a thousandth of what was there
+    power = 2 if name == "scaled_linear" else 1
+    first, last = diffusion.beta_start ** (1 / power), diffusion.beta_end ** (1 / power)
+    left = 0.0  # the logarithm of alphas_cumprod
+    for step in range(steps):
+        left += math.log1p(-((first + (last - first) * step / (steps - 1)) ** power))
+        if left < LOG_SMALLEST_FLOAT32:
+            raise InputError(
+                f"diffusion.beta_end = {diffusion.beta_end} over diffusion.num_train_timesteps = {steps}, {name}: "
+                f"alphas_cumprod is lost to float32 from step {step} on; lower one of them"
+            )
 
 
 def _check_attention(model: ConfigDict) -> None:

@@ -46,7 +46,10 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(x_0: Tensor) -> Tensor:
-    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: values outside are clipped, all are rounded to nearest."""
+    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: values outside are clipped, all are rounded to nearest.
+
+    They must be finite: NaN would become black without a word.
+    """
     return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
 
 

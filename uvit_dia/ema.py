@@ -58,8 +58,9 @@ class EMA:
 
     Args:
         model: the unwrapped model whose parameters are averaged.
-        averaged: a copy of it that will hold the average, of the same values; None for a deep copy. Shards of FSDP
-            cannot be copied: there, a copy from before is sharded like the model.
+        averaged: a copy of it that will hold the average, of the same values; None for a deep copy. A copy from
+            before Accelerate prepared the model computes in float32 whatever the training's precision, and shards
+            of FSDP cannot be copied at all: there, such a copy is sharded like the model.
     """
 
     def __init__(self, model: nn.Module, averaged: nn.Module | None = None) -> None:

@@ -28,8 +28,23 @@ class CorruptFileError(InputError):
     """A file is not what its recorded size or hash says it is."""
 
 
+class MemoryShortageError(CommandError):
+    """The memory of the device or of the host did not do; unlike wrong input, one process may meet it alone."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class DivergedError(CommandError):
     """A loss or gradient norm became non-finite; the weights were not updated with it."""
+
+    exit_code = EXIT_DIVERGED
+
+
+class NonFiniteImagesError(CommandError):
+    """A sampler ended in values that are not finite, though the weights are: a result about the model, not images.
+
+    It ends the commands that sample. In training it is recorded, and training goes on: its state is sound.
+    """
 
     exit_code = EXIT_DIVERGED
 

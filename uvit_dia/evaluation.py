@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from uvit_dia.errors import NonFiniteImagesError
 from uvit_dia.extractors import Extractor
 from uvit_dia.metrics import (
     Features,
@@ -18,6 +20,7 @@ from uvit_dia.metrics import (
     real_floor,
 )
 from uvit_dia.sampler import ImageSampler, share_of_rank
+from uvit_dia.together import failing_together
 
 
 def evaluate(
@@ -50,6 +53,7 @@ def evaluate(
 
     Raises:
         InputError: if num_images is fewer than the metrics need.
+        NonFiniteImagesError: on all processes, if the sampler ended in values that are not finite on one.
     """
     check_num_images(num_images, names)
     started = time.monotonic()
@@ -68,8 +72,8 @@ def evaluate(
             yield images
             bar.update(len(indices) * ranks)
 
-    features = extract(extractor, batches()) if mine else {}
-    bar.close()
+    with failing_together(NonFiniteImagesError), closing(bar):
+        features = extract(extractor, batches()) if mine else {}
     features = _gather(features, num_images, sampler.batch_size, extractor, accelerator)
     if not accelerator.is_main_process:
         return {}
@@ -94,9 +98,8 @@ def _gather(
         return features
     shares = [share_of_rank(num_images, block, rank, ranks) for rank in range(ranks)]
     longest = max(len(share) for share in shares)
-    widths = accelerator.reduce(
-        _widths(features, extractor, accelerator), "max"
-    )  # a rank without images knows none
+    widths = accelerator.gather(_widths(features, extractor, accelerator)[None])  # ranks, layers
+    widths = widths.amax(dim=0)  # a rank without images knows none
     gathered: Features = {}
     for layer, width in zip(_layers(extractor), widths.tolist(), strict=True):
         mine = features.get(layer, torch.empty(0, int(width)))

@@ -16,7 +16,7 @@ from uvit_dia.files import append_line
 from uvit_dia.inference import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.run_folder import versions
-from uvit_dia.sampling_run import sampler_settings, warn
+from uvit_dia.sampling_run import advice_on_batch_size, sampler_settings, warn
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
 
     Raises:
         InputError: if something does not fit; found before any sampling starts.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended for that seed.
     """
     accelerator = make_accelerator()
     trained = load_trained(
@@ -63,18 +64,19 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     batch_size = min(sampling.batch_size or config.sample.batch_size, num_images)
     for seed in range(settings.seed, settings.seed + arguments.num_repeats):
         repeat = replace(settings, seed=seed)
-        values = evaluate(
-            make_sampler(
-                trained.model, config, repeat, batch_size=batch_size, device=accelerator.device
-            ),
-            extractor,
-            reference,
-            held_out,
-            num_images=num_images,
-            names=tuple(config.eval.metrics),
-            accelerator=accelerator,
-            show_progress=True,
-        )
+        with advice_on_batch_size(batch_size):
+            values = evaluate(
+                make_sampler(
+                    trained.model, config, repeat, batch_size=batch_size, device=accelerator.device
+                ),
+                extractor,
+                reference,
+                held_out,
+                num_images=num_images,
+                names=tuple(config.eval.metrics),
+                accelerator=accelerator,
+                show_progress=True,
+            )
         if accelerator.is_main_process:
             facts = {
                 "comparable": num_images >= num_features,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from uvit_dia.errors import InputError
 from uvit_dia.files import download, sha256_file
+from uvit_dia.memory import is_out_of_memory
 from uvit_dia.program_files import check_program, load_program
 
 INCEPTION = "inception-v3-compat"
@@ -150,11 +151,11 @@ class Extractor:
             images = images.expand(-1, 3, -1, -1)
         try:
             features = self._network(images.to(self.device))
-        except torch.OutOfMemoryError:
-            raise
         except InputError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())[:100]
             raise InputError(
                 f"--extractor {self.source.name} does not take images of shape {tuple(images.shape[1:])}: {reason}"

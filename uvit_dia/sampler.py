@@ -16,7 +16,7 @@ from torch import Tensor
 from uvit_dia.config import SAMPLERS
 from uvit_dia.data import to_uint8
 from uvit_dia.diffusion import NoiseSchedule
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.rng import position_generator
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction
@@ -178,15 +178,32 @@ class ImageSampler:
 
         Yields:
             The wanted indices of one block, and their images, (n, C, H, W) uint8 on the CPU.
+
+        Raises:
+            NonFiniteImagesError: if one of the wanted images of a block has a value that is not finite.
         """
         blocks: dict[int, list[int]] = {}
         for index in indices:
             blocks.setdefault(index // self.batch_size, []).append(index)
         for block, wanted in sorted(blocks.items()):
             first = block * self.batch_size
-            images = to_uint8(self._sample_block(range(first, first + self.batch_size)))
+            x_0 = self._sample_block(range(first, first + self.batch_size))
             rows = torch.tensor([index - first for index in wanted])
-            yield wanted, images.cpu()[rows]
+            self._refuse_non_finite(x_0, rows, first)
+            yield wanted, to_uint8(x_0).cpu()[rows]
+
+    def _refuse_non_finite(self, x_0: Tensor, rows: Tensor, first: int) -> None:
+        """Refuse to make images of what is not finite; `rows` are wanted, row 0 is the image `first`."""
+        if torch.isfinite(x_0).all():
+            return
+        is_finite = torch.isfinite(x_0.flatten(1)).all(dim=1).cpu()[rows]
+        bad = (rows[~is_finite] + first).tolist()
+        if bad:
+            settings = self.settings
+            raise NonFiniteImagesError(
+                f"{settings.sampler} in {settings.num_steps} steps ended in values that are not finite for "
+                f"{len(bad)} of {len(rows)} images, the first of them image {min(bad)} of seed {settings.seed}"
+            )
 
     @torch.no_grad()
     def _sample_block(self, indices: range) -> Tensor:

@@ -1,6 +1,7 @@
 """Sampling from the command line: a trained run in, image files out, the work split over processes."""
 
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,22 @@ from tqdm import tqdm
 
 from uvit_dia.build import make_accelerator, make_sampler, make_sampler_settings, make_schedule
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.errors import InputError
+from uvit_dia.errors import InputError, NonFiniteImagesError
 from uvit_dia.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.inference import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.memory import memory_advice
 from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler, share_of_rank
+from uvit_dia.together import failing_together
 
 
 def warn(message: str) -> None:
     """Print a warning of one line."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
+    """Return a context in which running out of memory is told with the flag that may help."""
+    return memory_advice(f"with {batch_size} images at a time; give a lower --batch_size")
 
 
 def sampler_settings(arguments: SamplingArguments, trained: TrainedModel) -> SamplerSettings:
@@ -44,6 +52,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
 
     Raises:
         InputError: if checkpoint, settings or output do not fit; nothing is overwritten then.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; no file of these images is written.
     """
     accelerator = make_accelerator()
     trained = load_trained(
@@ -65,12 +74,14 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     if output.suffix in (".png", ".npz"):
         if not output.parent.is_dir() or output.is_dir():
             raise InputError(f"--output {output}: must be a file in a folder that is there")
-        images = _sample_all(sampler, num_images, accelerator)
+        with advice_on_batch_size(batch_size):
+            images = _sample_all(sampler, num_images, accelerator)
         if accelerator.is_main_process:
             (write_grid if output.suffix == ".png" else write_npz)(output, images)
     else:
         origin = {"weights_sha256": trained.sha256, "block": batch_size, **settings.as_dict()}
-        _sample_to_folder(sampler, num_images, output, origin, accelerator)
+        with advice_on_batch_size(batch_size):
+            _sample_to_folder(sampler, num_images, output, origin, accelerator)
     accelerator.wait_for_everyone()
     accelerator.print(
         f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, seed {settings.seed}, "
@@ -83,7 +94,7 @@ def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator
     mine = share_of_rank(
         num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
     )
-    with _bar(num_images, accelerator) as bar:
+    with failing_together(NonFiniteImagesError), _bar(num_images, accelerator) as bar:
         parts = []
         for indices, images in sampler.sample(mine):
             parts.append((indices, images))
@@ -107,7 +118,8 @@ def _sample_to_folder(
         num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
     )
     mine = [index for index in share if index in missing]
-    with _bar(num_images, accelerator, done=num_images - len(missing)) as bar:
+    done = num_images - len(missing)
+    with failing_together(NonFiniteImagesError), _bar(num_images, accelerator, done) as bar:
         for indices, images in sampler.sample(mine):
             folder.write(indices, images)
             bar.update(len(indices) * accelerator.num_processes)

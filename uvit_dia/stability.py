@@ -1,7 +1,10 @@
 """Measures of how steadily a run trains: spikes, and the gradient noise scale."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 SPIKE_SIGMAS = 6.0
@@ -61,6 +64,22 @@ def noise_scale_terms(
     )
     noise = (small_norm_squared - big_norm_squared) / (1 / small_batch - 1 / big_batch)
     return signal, noise
+
+
+def normalises_over_batch(model: nn.Module) -> bool:
+    """Say whether a model in training mode needs at least two images, to normalise each by the others."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put a model's buffers back in the end, such as running averages that a forward pass moves."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
 
 
 def squared_norm(tensors: list[Tensor]) -> Tensor:

@@ -49,7 +49,8 @@ class PeriodicTask:
 
     Attributes:
         every_steps: 0 for never.
-        run: called with the step and the averaged model; what it returns is logged.
+        run: called with the step and the averaged model; what it returns is logged. It may raise a
+            `NonFiniteImagesError`, on all processes, which is logged too and does not end the run.
     """
 
     every_steps: int

@@ -18,13 +18,24 @@ from uvit_dia import training_state
 from uvit_dia.data import TrainingBatches
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.ema import EMA, ema_decay
-from uvit_dia.errors import DivergedError, StoppedEarly
+from uvit_dia.errors import DivergedError, NonFiniteImagesError, StoppedEarly
 from uvit_dia.noised_batch import NoisedBatch, draw_batch
 from uvit_dia.run_checkpoints import RunCheckpoints
+from uvit_dia.same_start import choose_together
 from uvit_dia.signals import StopRequest
-from uvit_dia.stability import noise_scale_terms, squared_norm, whole
+from uvit_dia.stability import (
+    buffers_kept,
+    noise_scale_terms,
+    normalises_over_batch,
+    squared_norm,
+    whole,
+)
 from uvit_dia.train_log import TrainLog
 from uvit_dia.train_settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
+
+STOP_EVERY_STEPS = (
+    10  # how often processes on accelerators look whether one of them was asked to stop
+)
 
 
 class Trainer:
@@ -75,13 +86,14 @@ class Trainer:
         self.optimizer = optimizer
         self.device = accelerator.device
         is_sharded = accelerator.is_fsdp2
-        averaged = copy.deepcopy(model) if is_sharded else None
+        averaged = copy.deepcopy(model)  # before prepare, whose autocast is not for previews
         self._whole = copy.deepcopy(model) if is_sharded else None
         self.model, self.prepared_optimizer = accelerator.prepare(model, optimizer)
         self._unwrapped = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if averaged is not None:
-            averaged = fsdp2_prepare_model(accelerator, averaged.to(self.device))
-        self.ema = EMA(self._unwrapped, averaged)  # after prepare
+        averaged.to(self.device)
+        if is_sharded:
+            averaged = fsdp2_prepare_model(accelerator, averaged)
+        self.ema = EMA(self._unwrapped, averaged)
         # The first step whose loss or gradient was not finite; from it on the device itself skips every update.
         self._bad_step = torch.full((), -1, device=self.device)
         self._fused_skips_updates = self.device.type == "cuda"
@@ -143,13 +155,16 @@ class Trainer:
     def _agree(self, loss: Tensor, stop_requested: bool) -> tuple[Tensor, bool]:
         """Average the loss over the processes and learn whether one of them was asked to stop.
 
-        On an accelerator with several processes the answer is read on log steps only, so that the host never waits.
+        On an accelerator with several processes the answer is read on log steps and every `STOP_EVERY_STEPS` steps,
+        by the number of the step, which all processes share, so that the host seldom waits.
         """
         if self.accelerator.num_processes == 1:
             return loss, stop_requested
         asked = torch.full((), float(stop_requested), device=self.device)
         loss, stops = self.accelerator.reduce(torch.stack([loss, asked]), "mean")
-        is_read = not self._fused_skips_updates or self._logs_after(self.step + 1)
+        step = self.step + 1
+        is_due = self._logs_after(step) or step % STOP_EVERY_STEPS == 0
+        is_read = not self._fused_skips_updates or is_due
         return loss, is_read and bool(stops > 0)
 
     # ------------------------------------------------- non-finite values
@@ -186,16 +201,19 @@ class Trainer:
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
         """Measure the terms of the gradient noise scale: this step's gradient beside that of half a share.
 
-        It costs half a forward and backward pass of one part, on log steps only, and touches no gradient. Sharded
-        models, which cannot run outside their wrapper, go without.
+        It costs half a forward and backward pass of one part, on log steps only, and touches neither gradients nor
+        buffers. Without it go sharded models, which cannot run outside their wrapper, and parts too small to halve.
         """
         small_batch = len(batch) // self.settings.accumulation_steps // 2
         model = self._unwrapped
-        if small_batch == 0 or self._whole is not None:
+        fewest = 2 if normalises_over_batch(model) else 1
+        if small_batch < fewest or self._whole is not None:
             return {}
-        with self.accelerator.autocast():
-            loss = self._loss(model, batch[:small_batch])
-        gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+        with buffers_kept(model):
+            with self.accelerator.autocast():
+                loss = self._loss(model, batch[:small_batch])
+            wanted = [p for p in model.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(loss, wanted)
         small = self.accelerator.reduce(squared_norm(list(gradients)), "mean")
         signal, noise = noise_scale_terms(
             float(small), float(grad_norm) ** 2, small_batch, self.settings.batch_size
@@ -242,10 +260,15 @@ class Trainer:
                     )
 
     def _run_tasks(self) -> None:
+        """Do what is due at this step; images that are not finite are recorded, since the weights are finite."""
         for task in self.tasks:
             if task.every_steps and self.step % task.every_steps == 0:
                 self._raise_if_diverged()
-                values = task.run(self.step, self._averaged_model())
+                try:
+                    values = task.run(self.step, self._averaged_model())
+                except NonFiniteImagesError as error:
+                    self.log.warn(f"step {self.step}: {error}")
+                    values = {"nonfinite_images": 1}
                 if values:
                     self.log.record(self.step, values)
 
@@ -270,11 +293,15 @@ class Trainer:
         """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
-            InputError: if there are checkpoints that this run cannot go on from, see `RunCheckpoints.to_resume`.
+            InputError: if there are checkpoints that this run cannot go on from, see `RunCheckpoints.to_resume`, or
+                if the processes see different ones.
         """
         parts = (self.model, self.ema.model, self.optimizer)
-        checkpoint = self.checkpoints.to_resume(
-            training_state.expected(*parts), allow_other_world_size=allow_other_world_size
+        expected = training_state.expected(*parts)
+        checkpoint = choose_together(
+            lambda: self.checkpoints.to_resume(
+                expected, allow_other_world_size=allow_other_world_size
+            )
         )
         if checkpoint is not None:
             files = {name: checkpoint.tensors(name) for name in training_state.FILES}

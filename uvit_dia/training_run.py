@@ -2,7 +2,6 @@
 
 import shutil
 
-import torch
 import torch.distributed as dist
 from ml_collections import ConfigDict
 
@@ -14,11 +13,12 @@ from uvit_dia.build import (
 )
 from uvit_dia.errors import (
     DivergedError,
-    InputError,
     LostContactError,
+    MemoryShortageError,
     StoppedEarly,
     StorageError,
 )
+from uvit_dia.memory import memory_advice
 from uvit_dia.run_folder import RunFolder
 from uvit_dia.trainer import Trainer
 
@@ -47,6 +47,7 @@ def train(
         StoppedEarly: after a stop signal, with the state saved.
         StorageError: if a checkpoint cannot be written.
         LostContactError: if another process died, froze, or cannot be reached.
+        MemoryShortageError: if something does not fit into memory.
     """
     accelerator = make_accelerator(
         mixed_precision=config.train.mixed_precision,
@@ -59,15 +60,18 @@ def train(
         folder.lock()
         folder.compare_config(config)
     accelerator.wait_for_everyone()
-    trainer = make_trainer(config, folder, accelerator)
-    if accelerator.is_main_process:
-        _check_space(trainer, folder)
-    is_resumed = trainer.resume(allow_other_world_size=allow_other_world_size)
+    with memory_advice(
+        "for weights, average and optimizer; with another --workdir, make model.embed_dim or model.depth smaller"
+    ):
+        trainer = make_trainer(config, folder, accelerator)
+        if accelerator.is_main_process:
+            _check_space(trainer, folder)
+        is_resumed = trainer.resume(allow_other_world_size=allow_other_world_size)
     if accelerator.is_main_process:  # nothing can be refused any more
         folder.write_config(config)
         folder.write_env(device=str(accelerator.device), num_processes=accelerator.num_processes)
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
-    start_trackers(accelerator, config)
+    start_trackers(accelerator, config, folder, step=trainer.step)
     verb = f"going on at step {trainer.step}" if is_resumed else "starting"
     accelerator.print(
         f"{verb}: {folder.path}, {accelerator.num_processes} process(es) on {accelerator.device.type}"
@@ -84,7 +88,8 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
     reason = ""
     try:
         trainer.log.start_at(trainer.step)
-        trainer.fit()
+        with memory_advice(_advice_for_a_step(config)):
+            trainer.fit()
         state = "done"
     except StoppedEarly as error:
         state, reason = "preempted", str(error)
@@ -92,12 +97,9 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
     except DivergedError as error:
         state, reason = "diverged", str(error)
         raise
-    except torch.OutOfMemoryError as error:
-        reason = f"out of memory with train.batch_size = {config.train.batch_size}"
-        raise InputError(
-            f"{reason}; raise train.accumulation_steps = {config.train.accumulation_steps}, which leaves the "
-            "global batch as it is, or set train.gradient_checkpointing = True"
-        ) from error
+    except MemoryShortageError as error:
+        reason = str(error)
+        raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:500]
         if not _is_lost_contact(error):
@@ -116,6 +118,18 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
             trainer.checkpoints.folder.set_status(
                 state, trainer.step, num_steps=config.train.num_steps, **facts
             )
+
+
+def _advice_for_a_step(config: ConfigDict) -> str:
+    """Say what makes a training step smaller; what a run may not change needs a run of its own."""
+    train = config.train
+    here = "data.on_device = False, or " if config.data.on_device else ""
+    is_open = not train.gradient_checkpointing and config.model.attention != "srm"
+    less = " or train.gradient_checkpointing" if is_open else ""
+    return (
+        f"with train.batch_size = {train.batch_size}; try {here}in another --workdir "
+        f"train.accumulation_steps above {train.accumulation_steps} (same global batch){less}"
+    )
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from uvit_dia.models.layers import linear_float32
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
+AT_ZERO = {"sigmoid": 0.5, "tanh": 0.0, "relu": 0.0}  # what each gives there
 UPPER_DROPOUT = 0.1  # between an h and the next stacked cell, in the authors' released CIFAR code
 
 CellState = tuple[Tensor, Tensor]  # (h, c), each (num_cells, B, N) float32
@@ -73,8 +74,11 @@ class RecurrentCell(nn.Module, ABC):
         return zeros, zeros
 
     def initial_gate(self) -> float:
-        """Return the gate that a cell gives whose gates i, f, g, o are all zero: σ(0) · out(0)."""
-        return 0.5 * float(ACTIVATIONS[self.activation](torch.zeros(())))
+        """Return the gate that a cell gives whose gates i, f, g, o are all zero: σ(0) · out(0).
+
+        No tensor is asked for it: in a forward pass that would break the graph of `torch.compile`.
+        """
+        return 0.5 * AT_ZERO[self.activation]
 
     def forward(
         self, s: Tensor, state: CellState, dropout_masks: Tensor | None = None

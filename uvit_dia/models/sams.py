@@ -226,8 +226,8 @@ class SRM(ChannelUnit):
     shared: shared, training collapses (Fig. 15 and Sec. VI-B2 of arXiv:2210.16101).
 
     While training, an image's map depends on the other images of its device's batch, as batch normalisation has it:
-    of all units only this one gives other numbers on another number of processes or accumulation steps, and with
-    gradient checkpointing the running averages move twice a step.
+    of all units only this one gives other numbers on another number of processes or accumulation steps. With gradient
+    checkpointing the running averages would move twice a step: a config with both is refused.
 
     Args:
         channels: D.

@@ -79,7 +79,7 @@ class _Failed(Exception):
 
 
 class _Diverged(Exception):
-    """The training diverged: a result, which the same command would give again."""
+    """The training diverged, or its model samples no finite images: a result, which a repeat would give again."""
 
 
 class CellJob:
@@ -185,6 +185,8 @@ class CellJob:
             flags = ("--seed", str(missing[0]), "--num_repeats", str(repeats))
             code, last_line = self._run("eval", (*task.evaluate, *flags))
             lines = evaluations_by_seed(path, expected, seeds)
+            if code == EXIT_DIVERGED:
+                raise _Diverged(last_line.removeprefix("eval_fid.py: "))
             if code != 0 or len(lines) < len(seeds):
                 self._raise_reason("eval_fid.py", code, last_line)
         return weights, lines
