@@ -11,6 +11,7 @@ from uvit_dia.build import (
     make_trainer,
     start_trackers,
 )
+from uvit_dia.config import UNIT_OVER_IMAGES
 from uvit_dia.errors import (
     DivergedError,
     LostContactError,
@@ -124,7 +125,7 @@ def _advice_for_a_step(config: ConfigDict) -> str:
     """Say what makes a training step smaller; what a run may not change needs a run of its own."""
     train = config.train
     here = "data.on_device = False, or " if config.data.on_device else ""
-    is_open = not train.gradient_checkpointing and config.model.attention != "srm"
+    is_open = not train.gradient_checkpointing and config.model.attention != UNIT_OVER_IMAGES
     less = " or train.gradient_checkpointing" if is_open else ""
     return (
         f"with train.batch_size = {train.batch_size}; try {here}in another --workdir "
