@@ -55,7 +55,7 @@ def text_of(folder: Path) -> str:
     [
         (
             (0.999, 0, 0.0),
-            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at 8 and 22,170 images at 32",
+            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at batch size 8 and 22,170 at 32",
         ),
         (
             (0.999, 0, 0.05),

@@ -124,7 +124,9 @@ def _ema(results: SweepResults) -> str:
     if len(set(ends.values())) == 1:
         at_the_end = f"{next(iter(ends.values())):,.0f} images at every batch size"
     else:
-        at_the_end = joined(f"{images:,.0f} images at {size}" for size, images in ends.items())
+        (size, images), *others = ends.items()
+        first = f"{images:,.0f} images at batch size {size}"
+        at_the_end = joined([first, *(f"{images:,.0f} at {size}" for size, images in others)])
     return f"The average of weights (EMA) has a half-life of {rule}{bound}; at the end of a run that is {at_the_end}."
 
 
