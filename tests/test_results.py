@@ -161,6 +161,24 @@ def test_a_divergence_is_counted_and_has_its_step(sweep: Path, has_log: bool) ->
     assert crosses == [73 * 32]  # images seen
 
 
+def test_a_trained_model_whose_samples_are_not_finite(sweep: Path) -> None:
+    """As a sweep has it: no metric, a divergence by the launcher's word, and a training that came to its end."""
+    before = row_of(read_results(sweep))
+    write_evaluations(sweep)
+    told = {
+        "state": "diverged",
+        "reason": "dpmpp_2m in 20 steps ended in values that are not finite",
+    }
+    write_json(cell_folder(sweep) / "cell.json", told)
+    results = read_results(sweep)
+    row = row_of(results)
+    assert (row["state"], row["nonfinite"], row["last_step"]) == ("diverged", 0, STEPS)
+    assert row["final_loss"] == before["final_loss"]
+    assert math.isnan(row["value"])
+    reason = f"metric: the training ended, and its model's samples are not finite: {told['reason']}"
+    assert reason in reasons_of(results)
+
+
 def test_a_log_without_the_newer_measures_is_read(sweep: Path) -> None:
     write_lines(
         cell_folder(sweep) / "metrics.jsonl", [{"step": STEPS, "loss": 0.5, "grad_norm": 1.0}]

@@ -37,7 +37,7 @@ def loss_figure(results: SweepResults) -> Figure | None:
         for axes, batch_size in zip(panels, sizes, strict=True):
             for index, variant in enumerate(results.plan.variants):
                 cells = [c for c in _cells(results, batch_size) if c.plan.variant == variant]
-                _draw_losses(axes, results, cells, index, by_images)
+                _draw_losses(axes, cells, index, by_images)
             axes.set_title(f"batch size {batch_size}")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -64,9 +64,7 @@ def _cells(results: SweepResults, batch_size: int) -> list[CellFiles]:
     return [cell for cell in results.cells if cell.plan.batch_size == batch_size]
 
 
-def _draw_losses(
-    axes: Axes, results: SweepResults, cells: Sequence[CellFiles], index: int, by_images: bool
-) -> None:
+def _draw_losses(axes: Axes, cells: Sequence[CellFiles], index: int, by_images: bool) -> None:
     drawn = look(index)
     curves = []
     for cell in cells:
@@ -75,7 +73,7 @@ def _draw_losses(
         axes.plot(xs, losses, color=drawn.colour, linewidth=0.6, alpha=0.45)
         if len(xs):
             curves.append((tuple(xs), losses))
-        if results.states[cell.plan.name] == "diverged":
+        if cell.status.get("state") == "diverged":
             _draw_cross(axes, cell, xs, losses, drawn.colour, by_images=by_images)
     longest = max((len(xs) for xs, _ in curves), default=0)
     whole = [(xs, losses) for xs, losses in curves if len(xs) == longest]

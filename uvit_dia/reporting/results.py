@@ -158,7 +158,7 @@ def read_results(folder: Path) -> SweepResults:
         if reason:
             reasons[name] = reason
         if states[name] != "done":
-            why = _why_without(states[name], reason)
+            why = _why_without(states[name], reason, is_trained=_is_trained(cell))
             if lines and missing:
                 why = f"no evaluation with sample seed {', '.join(map(str, missing))} yet"
             left_out.append(LeftOut(name, "metric", why))
@@ -196,7 +196,7 @@ def _state(cell: CellFiles, *, is_evaluated: bool) -> tuple[str, str]:
     reason = str(cell.cell.get("reason") or cell.status.get("reason") or "")
     if "diverged" in (told, trained):
         return "diverged", reason
-    is_trained = trained == "done" and cell.status.get("step") == cell.plan.num_steps
+    is_trained = _is_trained(cell)
     if is_trained and is_evaluated:
         return "done", ""
     if "failed" in (told, trained):
@@ -209,7 +209,14 @@ def _state(cell: CellFiles, *, is_evaluated: bool) -> tuple[str, str]:
     return "waiting", reason
 
 
-def _why_without(state: str, reason: str) -> str:
+def _is_trained(cell: CellFiles) -> bool:
+    status = cell.status
+    return status.get("state") == "done" and status.get("step") == cell.plan.num_steps
+
+
+def _why_without(state: str, reason: str, *, is_trained: bool) -> str:
+    if state == "diverged" and is_trained:
+        return f"the training ended, and its model's samples are not finite: {reason}"
     told = {
         "diverged": "the training diverged, so there are no weights of the last step",
         "failed": "the run failed",
@@ -234,7 +241,7 @@ def _row(cell: CellFiles, state: str, lines: Sequence[Line]) -> Line:
         "learning_rate": plan.learning_rate,
     }
     if state in ENDED:
-        row |= log_measures(cell, is_complete=state == "done")
+        row |= log_measures(cell, is_complete=_is_trained(cell))
     if lines:
         row |= metric_measures(lines)
     return row
