@@ -247,11 +247,9 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     """Run a command's main function and exit: one line on stderr and its exit code for every foreseen error."""
     try:
         main(sys.argv)
-    except InputError as error:
-        if not _is_first_process():
-            sys.exit(error.exit_code)  # wrong input is seen, and told, by all processes alike
-        _exit_with_line(" ".join(str(error).split()), error.exit_code)
     except CommandError as error:
+        if isinstance(error, InputError) and not _is_first_process():
+            sys.exit(error.exit_code)  # wrong input is seen, and told, by all processes alike
         _exit_with_line(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         _exit_with_line("interrupted; the same command goes on where it can", EXIT_STOPPED_EARLY)

@@ -297,6 +297,11 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         raise InputError(f"data.path is empty; data.name = {config.data.name!r} needs a path")
 
 
+def extractor_label(name: str) -> str:
+    """Return what results call an extractor: a program goes by "pt2", its hash says which; its path is nobody's business."""
+    return "pt2" if name.startswith("pt2:") else name
+
+
 def check_images_at_a_time(config: ConfigDict, num_processes: int) -> None:
     """Check that a unit which normalises over images gets several at a time.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from uvit_dia.config import extractor_label
 from uvit_dia.errors import InputError
 from uvit_dia.files import download, sha256_file
 from uvit_dia.memory import is_out_of_memory
@@ -43,8 +44,8 @@ class ExtractorSource:
 
     @property
     def label(self) -> str:
-        """What results call it: a program goes by "pt2", its hash says which; its path is nobody's business."""
-        return "pt2" if self.name.startswith("pt2:") else self.name
+        """What results call it."""
+        return extractor_label(self.name)
 
     @property
     def is_inception(self) -> bool:

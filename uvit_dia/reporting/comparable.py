@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from uvit_dia.config import extractor_label
 from uvit_dia.reporting.result_files import CellFiles, Line, SweepPlan, number
 
 METRICS = ("fid", "fd")
@@ -146,8 +147,7 @@ def _evaluation_problem(config: Line, cell: CellFiles, line: Line) -> str | None
 def _wanted_extractor(config: Line, cell: CellFiles) -> str:
     """Return how results call the extractor that the sweep measures a cell with; "" where nothing says."""
     own = _group(cell.config, "eval").get("extractor")
-    name = str(_group(config, "eval").get("extractor") or own or "")
-    return "pt2" if name.startswith("pt2:") else name
+    return extractor_label(str(_group(config, "eval").get("extractor") or own or ""))
 
 
 def _key(line: Line) -> tuple[str, ...]:

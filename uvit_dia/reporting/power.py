@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from uvit_dia.reporting.statistics import ALPHA
+from uvit_dia.reporting.statistics import ALPHA, noncentral_t_cdf
 
 POWER = 0.8
 MAX_SEEDS = 100_000  # where a search for a number of seeds gives up
@@ -66,12 +66,9 @@ def _noncentrality(effect: float, n_a: int, n_b: int) -> float:
 
 
 def _chance_beyond(critical: "np.ndarray | float", df: int, noncentrality: float) -> "np.ndarray":
-    """Return P(|T'| > critical) of the noncentral t distribution; where SciPy underflows to NaN, it is 0."""
-    from scipy import stats
-
-    values = np.asarray(critical)
-    below, far_below = np.nan_to_num(stats.nct.cdf([values, -values], df, noncentrality))
-    return 1 - below + far_below
+    """Return P(|T'| > critical) of the noncentral t distribution."""
+    above = 1 - noncentral_t_cdf(critical, df, noncentrality)
+    return above + noncentral_t_cdf(-critical, df, noncentrality)
 
 
 @lru_cache(maxsize=256)

@@ -211,14 +211,13 @@ def _small_sample_correction(df: int) -> float:
     return math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
 
 
-def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
-    """Return P(T <= t) of the noncentral t distribution; 0 where SciPy underflows to NaN."""
+def noncentral_t_cdf(t: "float | np.ndarray", df: float, noncentrality: float) -> "np.ndarray":
+    """Return P(T <= t) of the noncentral t distribution, in the shape of t; 0 where SciPy underflows to NaN."""
     from scipy import stats
 
     if noncentrality < 0:  # SciPy is exact on this side only
         return 1 - noncentral_t_cdf(-t, df, -noncentrality)
-    value = float(stats.nct.cdf(t, df, noncentrality))
-    return 0.0 if math.isnan(value) else value
+    return np.nan_to_num(stats.nct.cdf(t, df, noncentrality))
 
 
 def _noncentrality(t: float, df: int, probability: float) -> float:
@@ -232,7 +231,7 @@ def _noncentrality(t: float, df: int, probability: float) -> float:
         return t * math.sqrt(float(stats.chi2.isf(share, df)) / df)
 
     def excess(noncentrality: float) -> float:
-        return noncentral_t_cdf(t, df, noncentrality) - probability
+        return float(noncentral_t_cdf(t, df, noncentrality)) - probability
 
     width = 4.0 + abs(t)
     while excess(t - width) < 0 or excess(t + width) > 0:
