@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     arguments = cli.sampling_arguments(values, default_num_images=None)
 
     # torch is imported from here on
-    from uvit_dia.evaluation_run import EvaluationArguments, evaluate_to_json
+    from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
 
     evaluate_to_json(
         arguments,

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     cli.parse_flags(values, argv, __doc__)
     arguments = cli.sampling_arguments(values, default_num_images=64)
 
-    from uvit_dia.sampling_run import sample_to_files  # torch is imported from here on
+    from uvit_dia.sampling.run import sample_to_files  # torch is imported from here on
 
     sample_to_files(arguments, Path(str(values["output"].value)))
 

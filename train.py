@@ -41,11 +41,11 @@ def main(argv: list[str]) -> None:
     config_path = config_flags.get_config_filename(values["config"])
     workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
 
-    from uvit_dia.run_folder import RunFolder
+    from uvit_dia.runs.folder import RunFolder
 
     folder = RunFolder(workdir)
 
-    from uvit_dia.training_run import train  # torch is imported from here on
+    from uvit_dia.training.run import train  # torch is imported from here on
 
     train(
         config,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from uvit_dia import checkpoint
+from uvit_dia.runs import checkpoint
 
 _OPERATIONS = {"open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 KILLED = 137  # what a shell reports for kill -9

@@ -153,7 +153,7 @@ class Figures:
 
 def write_figures(path: Path, figures: list[Figure]) -> None:
     """Write figures as JSON, with what they depend on."""
-    from uvit_dia.run_folder import source_commit, versions
+    from uvit_dia.runs.folder import source_commit, versions
 
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {

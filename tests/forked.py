@@ -18,8 +18,8 @@ _SERVER.set_forkserver_preload(
         "diffusers.schedulers",
         "pytest",
         "sklearn.datasets",
-        "uvit_dia.evaluation_run",
-        "uvit_dia.training_run",
+        "uvit_dia.evaluation.run",
+        "uvit_dia.training.run",
     ]
 )
 _STREAMS = {"stdout": 1, "stderr": 2}

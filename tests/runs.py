@@ -14,9 +14,9 @@ from crashes import Crash, run_armed
 from forked import Child, Finished
 from ml_collections import ConfigDict
 
-from uvit_dia.checkpoint import step_folders
-from uvit_dia.config import check_config
-from uvit_dia.files import sha256_file
+from uvit_dia.runs.checkpoint import step_folders
+from uvit_dia.config.checks import check_config
+from uvit_dia.system.files import sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "digits_uvit_dia.py"
@@ -56,7 +56,7 @@ def tiny_trainer(path: Path, changes: Changes | None = None) -> Any:
     from accelerate.state import AcceleratorState, GradientState
 
     from uvit_dia.build import make_accelerator, make_trainer
-    from uvit_dia.run_folder import RunFolder
+    from uvit_dia.runs.folder import RunFolder
 
     torch.set_num_threads(1)  # tiny tensors, and cores that all tests share
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -140,7 +140,7 @@ def command(script: str, arguments: list[str], fault: Fault | None = None) -> No
 
 def before_draw(call: Callable[[int], object]) -> None:
     """Have a function called with each step's number before the step's random numbers are drawn."""
-    from uvit_dia import trainer
+    from uvit_dia.training import trainer
 
     draw = trainer.draw_batch
 
@@ -156,7 +156,7 @@ def _fault_in_draw(fault: Fault) -> None:
 
 
 def _fault_after_update(fault: Fault) -> None:
-    from uvit_dia import trainer
+    from uvit_dia.training import trainer
 
     decay = trainer.ema_decay
 
@@ -169,7 +169,7 @@ def _fault_after_update(fault: Fault) -> None:
 
 
 def _fault_in_log(fault: Fault) -> None:
-    from uvit_dia.run_folder import RunFolder
+    from uvit_dia.runs.folder import RunFolder
 
     append = RunFolder.append_metrics
 
@@ -185,7 +185,7 @@ def _fault_in_log(fault: Fault) -> None:
 
 
 def _fault_after_save(fault: Fault) -> None:
-    from uvit_dia import run_checkpoints
+    from uvit_dia.runs import resume as run_checkpoints
 
     commit = run_checkpoints.commit
 
@@ -199,7 +199,7 @@ def _fault_after_save(fault: Fault) -> None:
 
 
 def _fault_in_commit(fault: Fault) -> None:
-    from uvit_dia import run_checkpoints
+    from uvit_dia.runs import resume as run_checkpoints
 
     commit = run_checkpoints.commit
 

@@ -15,7 +15,7 @@ import submitit  # noqa: F401  closes all logging handlers, absl's with pytest's
 from forked import Child
 
 from uvit_dia import cli
-from uvit_dia.sweep import main
+from uvit_dia.sweep.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_INS = Path(__file__).resolve().parent / "stand_ins"

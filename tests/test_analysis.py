@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 import eval_fid
 import train
-from uvit_dia import analysis
-from uvit_dia.analysing.arguments import COMMANDS, AnalysisArguments
-from uvit_dia.analysing.correlation import analyse_correlation, map_correlations
-from uvit_dia.analysing.cost import Inputs, count_costs, make_variants, time_interleaved
-from uvit_dia.analysing.gates import gate_statistics
-from uvit_dia.analysing.gradients import block_gradients
-from uvit_dia.analysing.importance import map_importances
-from uvit_dia.analysing.peak_memory import peak_bytes
-from uvit_dia.analysing.probe import Observations, observe, replaced_gates, watched
-from uvit_dia.analysing.sensitivity import analyse_sensitivity, removals
-from uvit_dia.analysing.subject import Subject, load_model, make_subject
+from uvit_dia.analysis import __main__ as analysis
+from uvit_dia.analysis.arguments import COMMANDS, AnalysisArguments
+from uvit_dia.analysis.correlation import analyse_correlation, map_correlations
+from uvit_dia.analysis.cost import Inputs, count_costs, make_variants, time_interleaved
+from uvit_dia.analysis.gates import gate_statistics
+from uvit_dia.analysis.gradients import block_gradients
+from uvit_dia.analysis.importance import map_importances
+from uvit_dia.analysis.peak_memory import peak_bytes
+from uvit_dia.analysis.probe import Observations, observe, replaced_gates, watched
+from uvit_dia.analysis.sensitivity import analyse_sensitivity, removals
+from uvit_dia.analysis.subject import Subject, load_model, make_subject
 from uvit_dia.build import make_accelerator, make_model
-from uvit_dia.errors import InputError
-from uvit_dia.files import sha256_file
-from uvit_dia.models.attention_units import AttentionUnit, UnitState
-from uvit_dia.models.unit_factory import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import sha256_file
+from uvit_dia.models.units.protocol import AttentionUnit, UnitState
+from uvit_dia.models.units.registry import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
 
 FEW = ("--num_images", "24")
 SAMPLING = ("--num_images", "64", "--sampler", "dpmpp_2m", "--num_steps", "2")
@@ -184,7 +184,7 @@ def test_the_histogram_shows_every_correlation(
     wanted = torch.full((24, 1), 0.8).index_fill(0, torch.tensor([5]), lowest)
     maps = torch.stack([a.expand(24, 4), wanted * a + (1 - wanted**2).sqrt() * b])
     seen = Observations((0, 1), maps, maps, subject.timesteps)
-    monkeypatch.setattr("uvit_dia.analysing.correlation.observe", lambda subject: seen)
+    monkeypatch.setattr("uvit_dia.analysis.correlation.observe", lambda subject: seen)
     arguments = AnalysisArguments("correlation", Path("shared"), num_images=24)
     result = analyse_correlation(arguments, subject.trained, subject.accelerator)
     (histogram,) = (axes for axes in result.figure.axes if axes.get_xlabel() == "correlation")
@@ -395,7 +395,7 @@ def test_mean_gates_keep_the_scale(
                 torch.testing.assert_close(found, ratio, rtol=1e-4, atol=1e-5)
         raise Measured
 
-    monkeypatch.setattr("uvit_dia.analysing.sensitivity._measure_all", find)
+    monkeypatch.setattr("uvit_dia.analysis.sensitivity._measure_all", find)
     arguments = AnalysisArguments("sensitivity", Path("shared"), num_images=24)
     with pytest.raises(Measured):
         analyse_sensitivity(arguments, subject.trained, subject.accelerator)
@@ -679,6 +679,6 @@ def test_compared_runs_may_differ_in_flips(runs: Path) -> None:
 
 
 def test_missing_matplotlib_is_told(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uvit_dia.analysis.find_spec", lambda name: None)
+    monkeypatch.setattr("uvit_dia.analysis.__main__.find_spec", lambda name: None)
     with pytest.raises(InputError, match="matplotlib is not installed"):
         analyse("gates", "shared")

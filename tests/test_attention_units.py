@@ -12,15 +12,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from uvit_dia.models import recurrent_cells
-from uvit_dia.models.attention_units import RecurrentUnit
-from uvit_dia.models.recurrent_cells import (
+from uvit_dia.models.units.protocol import RecurrentUnit
+from uvit_dia.models.units.recurrent_cells import (
     UPPER_DROPOUT,
     DIALSTMCell,
     DIALSTMLightCell,
     LSTMCell,
     RecurrentCell,
 )
-from uvit_dia.models.unit_factory import DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.models.units.registry import DEFAULT_OPTIONS, make_attention_unit
 
 GOLDEN = Path(__file__).parent / "golden" / "dia_lstm_r4.safetensors"
 N = 12

@@ -17,8 +17,12 @@ from forked import Child
 from safetensors import SafetensorError
 from torch import Tensor
 
-from uvit_dia import checkpoint, cli, files
-from uvit_dia.checkpoint import (
+from uvit_dia.runs import checkpoint
+
+from uvit_dia import cli
+
+from uvit_dia.system import files
+from uvit_dia.runs.checkpoint import (
     Checkpoint,
     check_tensors,
     commit,
@@ -27,7 +31,7 @@ from uvit_dia.checkpoint import (
     step_folders,
     verify,
 )
-from uvit_dia.errors import EXIT_IO_ERROR, CorruptFileError, InputError, StorageError
+from uvit_dia.system.errors import EXIT_IO_ERROR, CorruptFileError, InputError, StorageError
 
 FILES = (
     "config.json",

@@ -12,11 +12,11 @@ from runs import ROOT
 import eval_fid
 import sample
 import train
-from uvit_dia.data import ImageSet
-from uvit_dia.datasets import CIFAR10_CLASSES, load_image_set
-from uvit_dia.extractors import Extractor, find_extractor
-from uvit_dia.files import sha256_file
-from uvit_dia.metrics import extract, frechet_distance
+from uvit_dia.data.batches import ImageSet
+from uvit_dia.data.sources import CIFAR10_CLASSES, load_image_set
+from uvit_dia.evaluation.extractors import Extractor, find_extractor
+from uvit_dia.system.files import sha256_file
+from uvit_dia.evaluation.metrics import extract, frechet_distance
 
 CONFIG = ROOT / "configs" / "cifar10_small_uvit_dia.py"
 NUM_STEPS = 20

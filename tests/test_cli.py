@@ -13,8 +13,8 @@ import eval_fid
 import sample
 import train
 from uvit_dia import cli
-from uvit_dia.config import to_plain
-from uvit_dia.errors import (
+from uvit_dia.config.checks import to_plain
+from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
     EXIT_DIVERGED,
@@ -54,7 +54,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise RunStarts(str(path))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("uvit_dia.run_folder.RunFolder", start)
+    monkeypatch.setattr("uvit_dia.runs.folder.RunFolder", start)
     monkeypatch.delitem(sys.modules, "config_config", raising=False)  # ml_collections' config file
     return tmp_path
 
@@ -516,7 +516,7 @@ def test_a_wrong_config_file_is_one_line_and_exit_code_2(empty_folder: Path, cod
 
 @pytest.mark.parametrize(
     "statement",
-    ["import uvit_dia", "import uvit_dia.cli, uvit_dia.config", "import train, sample, eval_fid"],
+    ["import uvit_dia", "import uvit_dia.cli, uvit_dia.config.checks", "import train, sample, eval_fid"],
 )
 def test_light_imports_stay_light(statement: str) -> None:
     done = run("-c", f"import sys; {statement}; print(*sys.modules)")

@@ -13,7 +13,7 @@ import torch
 from ml_collections import ConfigDict
 
 from configs.digits_uvit_dia import get_config
-from uvit_dia.config import (
+from uvit_dia.config.checks import (
     MAX_CONFIG_BYTES,
     SCHEMA,
     check_config,
@@ -24,7 +24,7 @@ from uvit_dia.config import (
     read_config_json,
     to_plain,
 )
-from uvit_dia.errors import InputError
+from uvit_dia.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -62,7 +62,7 @@ def refusal(config: ConfigDict) -> str:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_files_are_complete_and_build(name: str) -> None:
     from uvit_dia.build import make_model, make_sampler_settings, make_schedule
-    from uvit_dia.sampler import make_scheduler
+    from uvit_dia.sampling.sampler import make_scheduler
 
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from uvit_dia.data import BatchOrder, ImageSet, TrainingBatches, to_model_range, to_uint8
-from uvit_dia.errors import InputError
+from uvit_dia.data.batches import BatchOrder, ImageSet, TrainingBatches, to_model_range, to_uint8
+from uvit_dia.system.errors import InputError
 
 
 def image_set(num_images: int, side: int = 4) -> ImageSet:

@@ -22,10 +22,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from uvit_dia import datasets
-from uvit_dia.data import ImageSet
-from uvit_dia.datasets import load_image_set
-from uvit_dia.errors import InputError
+from uvit_dia.data import sources as datasets
+from uvit_dia.data.batches import ImageSet
+from uvit_dia.data.sources import load_image_set
+from uvit_dia.system.errors import InputError
 
 Pixels = np.ndarray
 

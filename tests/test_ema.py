@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from uvit_dia.ema import EMA, ema_decay
+from uvit_dia.training.ema import EMA, ema_decay
 
 
 def make_model() -> nn.Module:

@@ -17,19 +17,19 @@ from torch import Tensor
 import eval_fid
 import sample
 import train
-from uvit_dia.assets.digits_classifier import load_digits_classifier
-from uvit_dia.checkpoint import _facts_sha256
-from uvit_dia.errors import (
+from uvit_dia.evaluation.digits_classifier import load_digits_classifier
+from uvit_dia.runs.checkpoint import _facts_sha256
+from uvit_dia.system.errors import (
     EXIT_DIVERGED,
     InputError,
     MemoryShortageError,
     NonFiniteImagesError,
 )
-from uvit_dia.extractors import DIGITS_FILE
-from uvit_dia.files import sha256_file, write_json
-from uvit_dia.image_files import GRID_MARGIN, PngFolder
-from uvit_dia.metrics import frechet_distance
-from uvit_dia.sampler import ImageSampler
+from uvit_dia.evaluation.extractors import DIGITS_FILE
+from uvit_dia.system.files import sha256_file, write_json
+from uvit_dia.sampling.image_files import GRID_MARGIN, PngFolder
+from uvit_dia.evaluation.metrics import frechet_distance
+from uvit_dia.sampling.sampler import ImageSampler
 
 STEPS = ("--sampler", "dpmpp_2m", "--num_steps", "4")
 LAST, BEFORE = 12, 8  # the steps whose checkpoints a tiny run keeps

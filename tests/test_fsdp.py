@@ -13,7 +13,7 @@ from forked import Child, Finished, start_ranks
 from runs import command, log_lines, status, step_folder, train, train_arguments
 from safetensors.torch import load_file
 
-from uvit_dia.errors import EXIT_BAD_INPUT
+from uvit_dia.system.errors import EXIT_BAD_INPUT
 
 pytestmark = pytest.mark.multiprocess
 
@@ -120,7 +120,7 @@ def test_parameters_are_sharded(tmp_path: Path) -> None:
 def _hold_a_share(arguments: list[str]) -> None:
     from torch.distributed.tensor import DTensor
 
-    from uvit_dia.trainer import Trainer
+    from uvit_dia.training.trainer import Trainer
 
     fit = Trainer.fit
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uvit_dia.errors import InputError
-from uvit_dia.image_files import (
+from uvit_dia.system.errors import InputError
+from uvit_dia.sampling.image_files import (
     GRID_MARGIN,
     PngFolder,
     image_grid,

@@ -187,17 +187,17 @@ def test_imports_point_upwards() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "problem"),
     [
-        ("rng", "import uvit_dia.errors", "rng, line 1: may not import errors"),
+        ("rng", "import uvit_dia.system.errors", "rng, line 1: may not import errors"),
         ("files", "from uvit_dia import trainer", "files, line 1: may not import trainer"),
-        ("sampler", "def f():\n    from uvit_dia.trainer import Trainer", "sampler, line 2"),
+        ("sampler", "def f():\n    from uvit_dia.training.trainer import Trainer", "sampler, line 2"),
         ("models.uvit", "from uvit_dia.diffusion import Diffusion", "models.uvit may not import"),
-        ("data", "from uvit_dia.config import flatten", "data, line 1: may not import config"),
-        ("build", "import uvit_dia.training_run as run", "build, line 1: may not import"),
+        ("data", "from uvit_dia.config.checks import flatten", "data, line 1: may not import config"),
+        ("build", "import uvit_dia.training.run as run", "build, line 1: may not import"),
         ("trainer", "if 1:\n    import train", "trainer, line 2: may not import train"),
         ("trainer", "from . import build", "trainer, line 1: relative import"),
         ("utils", "", "utils is missing in the table of rows"),
-        ("report", "from uvit_dia.sweep import main", "report, line 1: may not import sweep"),
-        ("reporting.page", "from uvit_dia.report import x", "report imports itself in a circle"),
+        ("report", "from uvit_dia.sweep.__main__ import main", "report, line 1: may not import sweep"),
+        ("reporting.page", "from uvit_dia.report.__main__ import x", "report imports itself in a circle"),
     ],
 )
 def test_a_wrong_arrow_is_seen(module: str, source: str, problem: str) -> None:
@@ -205,7 +205,7 @@ def test_a_wrong_arrow_is_seen(module: str, source: str, problem: str) -> None:
     sources.setdefault("report", "")
     sources.setdefault("sweep", "")
     if module == "result_files":
-        sources["report"] = "from uvit_dia.reporting.page import y"
+        sources["report"] = "from uvit_dia.report.page import y"
     sources[module] = source
     found = wrong_arrows(sources)
     assert any(problem in line for line in found), found

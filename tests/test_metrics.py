@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from uvit_dia import metrics
-from uvit_dia.data import ImageSet
-from uvit_dia.errors import InputError
-from uvit_dia.extractors import DIGITS_FILE, INCEPTION, Extractor, ExtractorSource, find_extractor
-from uvit_dia.image_files import png_bytes
-from uvit_dia.metrics import (
+from uvit_dia.evaluation import metrics
+from uvit_dia.data.batches import ImageSet
+from uvit_dia.system.errors import InputError
+from uvit_dia.evaluation.extractors import DIGITS_FILE, INCEPTION, Extractor, ExtractorSource, find_extractor
+from uvit_dia.sampling.image_files import png_bytes
+from uvit_dia.evaluation.metrics import (
     Features,
     Reference,
     check_num_images,

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uvit_dia.models import UViT
-from uvit_dia.models.attention_units import GATE_INITS, RecurrentUnit, UnitState
+from uvit_dia.models.units.protocol import GATE_INITS, RecurrentUnit, UnitState
 from uvit_dia.models.layers import Attention, PatchEmbed, timestep_embedding, unpatchify
-from uvit_dia.models.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
-from uvit_dia.models.unit_factory import ATTENTION_NAMES
+from uvit_dia.models.units.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
+from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.models.uvit import MAX_WEIGHT_FILE_BYTES, Block
 
 GOLDEN = Path(__file__).parent / "golden"

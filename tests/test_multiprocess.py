@@ -29,10 +29,10 @@ from runs import (
 )
 from safetensors.torch import load_file, save_file
 
-from uvit_dia import trainer
-from uvit_dia.data import BatchOrder
-from uvit_dia.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
-from uvit_dia.sampler import ImageSampler
+from uvit_dia.training import trainer
+from uvit_dia.data.batches import BatchOrder
+from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
+from uvit_dia.sampling.sampler import ImageSampler
 
 pytestmark = pytest.mark.multiprocess
 

@@ -18,9 +18,9 @@ from synthetic_sweeps import (
     write_lines,
 )
 
-from uvit_dia.errors import InputError
-from uvit_dia.reporting.figure_training import loss_figure
-from uvit_dia.reporting.results import COLUMNS, SweepResults, read_results, results_csv
+from uvit_dia.system.errors import InputError
+from uvit_dia.report.figure_training import loss_figure
+from uvit_dia.report.results import COLUMNS, SweepResults, read_results, results_csv
 
 STEPS = 2000  # of a run at batch size 32
 

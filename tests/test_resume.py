@@ -33,9 +33,9 @@ from runs import (
     tree,
 )
 
-from uvit_dia import trainer
+from uvit_dia.training import trainer
 from uvit_dia.cli import shorten_paths
-from uvit_dia.errors import (
+from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
     EXIT_DIVERGED,
@@ -44,7 +44,7 @@ from uvit_dia.errors import (
     EXIT_STOPPED_EARLY,
 )
 from uvit_dia.models.uvit import ATTENTION_NAMES
-from uvit_dia.signals import SAME_REQUEST_SECONDS
+from uvit_dia.system.signals import SAME_REQUEST_SECONDS
 
 # ---------------------------------------------------------------- every kind of training, in this process
 
@@ -392,7 +392,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(
 
 
 def _train_on_full_disk(arguments: list[str], step: int) -> None:
-    from uvit_dia import checkpoint
+    from uvit_dia.runs import checkpoint
 
     save_file = checkpoint.save_file
 
@@ -486,7 +486,7 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path, at: int) -> None:
 
 
 def _train_and_raise(arguments: list[str], error: Exception) -> None:
-    from uvit_dia.trainer import Trainer
+    from uvit_dia.training.trainer import Trainer
 
     def fail(self: Any, stop_requested: bool = False) -> bool:
         raise error

@@ -13,10 +13,10 @@ import pytest
 from forked import Child
 from runs import tiny_config
 
-from uvit_dia import run_folder
-from uvit_dia.config import RESUMABLE_CHANGES, SCHEMA, flatten
-from uvit_dia.errors import EXIT_BAD_INPUT, InputError, StorageError
-from uvit_dia.run_folder import STATES, RunFolder, read_metrics, source_commit, versions
+from uvit_dia.runs import folder as run_folder
+from uvit_dia.config.checks import RESUMABLE_CHANGES, SCHEMA, flatten
+from uvit_dia.system.errors import EXIT_BAD_INPUT, InputError, StorageError
+from uvit_dia.runs.folder import STATES, RunFolder, read_metrics, source_commit, versions
 
 # ---------------------------------------------------------------- the folder itself
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from uvit_dia.config import SAMPLERS
+from uvit_dia.config.checks import SAMPLERS
 from uvit_dia.diffusion import NoiseSchedule
-from uvit_dia.errors import InputError, NonFiniteImagesError
+from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.models import UViT
-from uvit_dia.sampler import (
+from uvit_dia.sampling.sampler import (
     Denoiser,
     ImageSampler,
     SamplerSettings,

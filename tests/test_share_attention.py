@@ -23,9 +23,9 @@ from torch.utils.checkpoint import checkpoint
 import uvit_dia
 from examples.classification import read_input
 from examples.preact_resnet import PreActResNet
-from uvit_dia.models.sams import eca_kernel_size
-from uvit_dia.models.share_attention import share_attention
-from uvit_dia.models.unit_factory import ATTENTION_NAMES
+from uvit_dia.models.units.channel import eca_kernel_size
+from uvit_dia.models.other_backbones.share_attention import share_attention
+from uvit_dia.models.units.registry import ATTENTION_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESNET = {f"stage{i}": f"stage{i}.*.conv3" for i in (1, 2, 3)}

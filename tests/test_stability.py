@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from uvit_dia.stability import count_spikes, noise_scale_terms, squared_norm
+from uvit_dia.training.stability import count_spikes, noise_scale_terms, squared_norm
 
 
 def test_spikes_are_counted_at_any_scale() -> None:

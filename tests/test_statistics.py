@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from uvit_dia.reporting import comparisons
-from uvit_dia.reporting.comparison_text import (
+from uvit_dia.report.comparison_text import (
     headline,
     joined,
     sentence,
@@ -16,7 +16,7 @@ from uvit_dia.reporting.comparison_text import (
     shown_interval,
     shown_p,
 )
-from uvit_dia.reporting.comparisons import (
+from uvit_dia.report.comparisons import (
     HIGHER,
     LOWER,
     NOT_SHOWN,
@@ -26,13 +26,13 @@ from uvit_dia.reporting.comparisons import (
     compare,
     correct,
 )
-from uvit_dia.reporting.power import (
+from uvit_dia.report.power import (
     detectable_effect,
     power_of_both_tests,
     power_of_test,
     seeds_needed,
 )
-from uvit_dia.reporting.statistics import (
+from uvit_dia.report.statistics import (
     UNKNOWN_EFFECT,
     Effect,
     Summary,

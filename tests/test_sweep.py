@@ -12,14 +12,14 @@ from filelock import FileLock
 from ml_collections import ConfigDict
 from sweeps import ROOT, SWEEP, sweep, write_sweep
 
-from uvit_dia.config import flatten
-from uvit_dia.ema import ema_decay
-from uvit_dia.errors import InputError
-from uvit_dia.files import write_json
-from uvit_dia.sweep import main
-from uvit_dia.sweeping.cells import SCRIPTS, flag_text
-from uvit_dia.sweeping.config import Sweep, make_sweep, read_run_config
-from uvit_dia.sweeping.folder import (
+from uvit_dia.config.checks import flatten
+from uvit_dia.training.ema import ema_decay
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_json
+from uvit_dia.sweep.__main__ import main
+from uvit_dia.sweep.cells import SCRIPTS, flag_text
+from uvit_dia.sweep.config import Sweep, make_sweep, read_run_config
+from uvit_dia.sweep.folder import (
     CELL_LOCK,
     CELL_STATES,
     describe,
@@ -243,7 +243,7 @@ def test_status_of_100_cells_is_quick_and_needs_no_torch(tmp_path: Path) -> None
     fake_sweep(tmp_path / "w", 100)
     code = (
         "import sys\n"
-        "from uvit_dia.sweep import main\n"
+        "from uvit_dia.sweep.__main__ import main\n"
         f"main(['sweep', '--workdir={tmp_path / 'w'}', '--status'])\n"
         "heavy = {'torch', 'numpy', 'submitit', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -278,7 +278,7 @@ def test_watch_ends_when_all_cells_have_ended(
             cell.folder(workdir).mkdir(parents=True, exist_ok=True)
             write_cell_json(cell.folder(workdir), state, reason="")
 
-    monkeypatch.setattr("uvit_dia.sweep.time.sleep", sleep)
+    monkeypatch.setattr("uvit_dia.sweep.__main__.time.sleep", sleep)
     main(["sweep", f"--workdir={workdir}", "--watch"])
     assert len(sleeps) == 1
     assert capsys.readouterr().out.endswith(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sweeps import ROOT, SWEEP, sweep, write_sweep
 
-from uvit_dia.errors import InputError, StorageError
-from uvit_dia.sweep import _parse, _read_config
-from uvit_dia.sweeping.config import make_sweep
+from uvit_dia.system.errors import InputError, StorageError
+from uvit_dia.sweep.__main__ import _parse, _read_config
+from uvit_dia.sweep.config import make_sweep
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"
@@ -133,7 +133,7 @@ def refusal(config: Path, workdir: Path, *flags: str) -> str:
 def test_bad_sweeps_are_refused_before_anything_is_loaded(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "uvit_dia.sweeping.run", None)  # importing it would fail
+    monkeypatch.setitem(sys.modules, "uvit_dia.sweep.run", None)  # importing it would fail
     changes, message = BAD[kind]
     assert message in refusal(write_sweep(tmp_path, **changes), tmp_path / "w")
 
@@ -167,7 +167,7 @@ def test_processes_of_a_job_have_the_gpus_of_the_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A login node has none."""
-    from uvit_dia.sweeping.preflight import check_machine
+    from uvit_dia.sweep.preflight import check_machine
 
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

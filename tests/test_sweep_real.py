@@ -19,9 +19,9 @@ from sweeps import (
     write_sweep,
 )
 
-from uvit_dia.report import main as report
-from uvit_dia.reporting.results import read_results, results_csv
-from uvit_dia.sweeping.cells import SCRIPTS
+from uvit_dia.report.__main__ import main as report
+from uvit_dia.report.results import read_results, results_csv
+from uvit_dia.sweep.cells import SCRIPTS
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"

@@ -28,10 +28,10 @@ from sweeps import (
     write_sweep,
 )
 
-from uvit_dia.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
-from uvit_dia.run_folder import RunFolder
-from uvit_dia.sweep import _parse, _read_config
-from uvit_dia.sweeping.run import CellsFailed
+from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
+from uvit_dia.runs.folder import RunFolder
+from uvit_dia.sweep.__main__ import _parse, _read_config
+from uvit_dia.sweep.run import CellsFailed
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"

@@ -14,15 +14,17 @@ from runs import checkpoint_hashes, log_lines, step_folder, tiny_config, tiny_tr
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from uvit_dia import rng, run_checkpoints
+from uvit_dia import rng
+
+from uvit_dia.runs import resume as run_checkpoints
 from uvit_dia.build import make_model, make_trainer
-from uvit_dia.data import BatchOrder
-from uvit_dia.datasets import load_image_set
-from uvit_dia.errors import EXIT_DIVERGED, DivergedError, InputError
-from uvit_dia.run_folder import RunFolder
-from uvit_dia.train_log import TrainLog
-from uvit_dia.train_settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
-from uvit_dia.trainer import Trainer
+from uvit_dia.data.batches import BatchOrder
+from uvit_dia.data.sources import load_image_set
+from uvit_dia.system.errors import EXIT_DIVERGED, DivergedError, InputError
+from uvit_dia.runs.folder import RunFolder
+from uvit_dia.training.log import TrainLog
+from uvit_dia.training.settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
+from uvit_dia.training.trainer import Trainer
 
 # ---------------------------------------------------------------- a step by hand
 
@@ -604,7 +606,7 @@ def test_other_library_versions_are_a_warning(
     capsys.readouterr()
     assert again.resume()
     assert "warning" not in capsys.readouterr().err
-    monkeypatch.setattr("uvit_dia.run_checkpoints.versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr("uvit_dia.runs.resume.versions", lambda: {"torch": "0.1"})
     assert again.resume()
     assert "made with other library versions" in capsys.readouterr().err
 

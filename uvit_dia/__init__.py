@@ -5,7 +5,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _LAZY = {
-    "share_attention": "uvit_dia.models.share_attention"
+    "share_attention": "uvit_dia.models.other_backbones.share_attention"
 }  # name -> its module, which imports torch
 
 

@@ -17,17 +17,17 @@ from accelerate.utils import (
 from ml_collections import ConfigDict
 from torch import nn
 
-from uvit_dia.config import check_images_at_a_time, flatten, parse_blocks, to_plain
-from uvit_dia.data import ImageSet, TrainingBatches
-from uvit_dia.datasets import load_image_set
+from uvit_dia.config.checks import check_images_at_a_time, flatten, parse_blocks, to_plain
+from uvit_dia.data.batches import ImageSet, TrainingBatches
+from uvit_dia.data.sources import load_image_set
 from uvit_dia.diffusion import Diffusion, NoiseSchedule
-from uvit_dia.errors import InputError, NonFiniteImagesError
-from uvit_dia.evaluation import evaluate
-from uvit_dia.extractors import Extractor, ExtractorSource, find_extractor
-from uvit_dia.files import cache_folder
-from uvit_dia.image_files import write_grid
-from uvit_dia.memory import memory_advice
-from uvit_dia.metrics import (
+from uvit_dia.system.errors import InputError, NonFiniteImagesError
+from uvit_dia.evaluation.evaluator import evaluate
+from uvit_dia.evaluation.extractors import Extractor, ExtractorSource, find_extractor
+from uvit_dia.system.files import cache_folder
+from uvit_dia.sampling.image_files import write_grid
+from uvit_dia.system.memory import memory_advice
+from uvit_dia.evaluation.metrics import (
     Features,
     Reference,
     check_num_images,
@@ -36,13 +36,13 @@ from uvit_dia.metrics import (
 )
 from uvit_dia.models import UViT
 from uvit_dia.rng import position_seed
-from uvit_dia.run_checkpoints import RunCheckpoints
-from uvit_dia.run_folder import RunFolder
-from uvit_dia.sampler import ImageSampler, SamplerSettings, make_scheduler
-from uvit_dia.together import failing_together
-from uvit_dia.train_log import TrainLog
-from uvit_dia.train_settings import PeriodicTask, TrainSettings, rows_of_rank
-from uvit_dia.trainer import Trainer
+from uvit_dia.runs.resume import RunCheckpoints
+from uvit_dia.runs.folder import RunFolder
+from uvit_dia.sampling.sampler import ImageSampler, SamplerSettings, make_scheduler
+from uvit_dia.system.processes import failing_together
+from uvit_dia.training.log import TrainLog
+from uvit_dia.training.settings import PeriodicTask, TrainSettings, rows_of_rank
+from uvit_dia.training.trainer import Trainer
 
 KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait

@@ -13,15 +13,15 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from uvit_dia.config import SAMPLERS, SCHEMA, check_config, flatten, nearest
-from uvit_dia.errors import (
+from uvit_dia.config.checks import SAMPLERS, SCHEMA, check_config, flatten, nearest
+from uvit_dia.system.errors import (
     EXIT_STOPPED_EARLY,
     CommandError,
     InputError,
     MemoryShortageError,
     StorageError,
 )
-from uvit_dia.memory import is_out_of_memory
+from uvit_dia.system.memory import is_out_of_memory
 
 MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
 MIN_SHORTENED = 40  # characters of a path that are always left

@@ -19,7 +19,7 @@ import torch
 from runs import ROOT, log_lines, status, step_folder, train, train_arguments
 from safetensors.torch import load_file
 
-from uvit_dia.errors import EXIT_OK
+from uvit_dia.system.errors import EXIT_OK
 
 pytestmark = [
     pytest.mark.network,

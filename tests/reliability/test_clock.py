@@ -13,8 +13,8 @@ import pytest
 from forked import Child
 from runs import Fault, command, newest_step, result, status, step_folder, train, train_arguments
 
-from uvit_dia.checkpoint import step_folders
-from uvit_dia.errors import EXIT_STOPPED_EARLY
+from uvit_dia.runs.checkpoint import step_folders
+from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 
 pytestmark = pytest.mark.reliability
 
@@ -30,7 +30,7 @@ def _train_with_a_clock_going_back(
     arguments: list[str], zone: str, hours: int, fault: Fault | None
 ) -> None:
     """Train where the wall clock is hours late, and each look at it shows an hour less than the one before."""
-    from uvit_dia import run_folder
+    from uvit_dia.runs import folder as run_folder
 
     os.environ["TZ"] = zone
     time.tzset()

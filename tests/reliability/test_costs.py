@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from configs.digits_uvit_dia import get_config
 from configs.sweeps.digits_batch_size import get_config as get_sweep_config
-from uvit_dia.files import fsync_path
+from uvit_dia.system.files import fsync_path
 
 pytestmark = pytest.mark.reliability
 

@@ -26,14 +26,15 @@ from test_datasets import load
 import eval_fid
 import sample
 import train
-from uvit_dia import report, sweep
-from uvit_dia.checkpoint import verify
-from uvit_dia.config import SCHEMA, check_config, flatten, read_config_json
-from uvit_dia.errors import InputError
-from uvit_dia.files import sha256_file
-from uvit_dia.inference import load_trained
-from uvit_dia.reporting.results import read_results, results_csv
-from uvit_dia.run_folder import RunFolder
+from uvit_dia.report import __main__ as report
+from uvit_dia.sweep import __main__ as sweep
+from uvit_dia.runs.checkpoint import verify
+from uvit_dia.config.checks import SCHEMA, check_config, flatten, read_config_json
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import sha256_file
+from uvit_dia.runs.trained_model import load_trained
+from uvit_dia.report.results import read_results, results_csv
+from uvit_dia.runs.folder import RunFolder
 
 pytestmark = [
     pytest.mark.reliability,
@@ -158,7 +159,7 @@ def test_command_lines(
         raise RunStarts
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("uvit_dia.run_folder.RunFolder", start)
+    monkeypatch.setattr("uvit_dia.runs.folder.RunFolder", start)
     first = [f"--config={CONFIG}"] if with_config and command in ("train", "sweep") else []
     output = io.StringIO()
     with refused(), contextlib.redirect_stdout(output), warnings.catch_warnings():

@@ -22,18 +22,18 @@ from synthetic_sweeps import make_sweep
 from test_checkpoint import forge
 from test_datasets import load, png_of_size
 
-from uvit_dia.checkpoint import newest_valid, verify
-from uvit_dia.config import read_config_json
-from uvit_dia.data import ImageSet
-from uvit_dia.errors import CommandError, InputError
-from uvit_dia.extractors import INCEPTION, Extractor, find_extractor
-from uvit_dia.files import sha256_file
-from uvit_dia.image_files import PngFolder
-from uvit_dia.inference import find_checkpoint, load_trained
-from uvit_dia.metrics import reference_features
-from uvit_dia.reporting.results import read_results, results_csv
-from uvit_dia.run_folder import RunFolder, read_metrics
-from uvit_dia.sweeping.status import read_status
+from uvit_dia.runs.checkpoint import newest_valid, verify
+from uvit_dia.config.checks import read_config_json
+from uvit_dia.data.batches import ImageSet
+from uvit_dia.system.errors import CommandError, InputError
+from uvit_dia.evaluation.extractors import INCEPTION, Extractor, find_extractor
+from uvit_dia.system.files import sha256_file
+from uvit_dia.sampling.image_files import PngFolder
+from uvit_dia.runs.trained_model import find_checkpoint, load_trained
+from uvit_dia.evaluation.metrics import reference_features
+from uvit_dia.report.results import read_results, results_csv
+from uvit_dia.runs.folder import RunFolder, read_metrics
+from uvit_dia.sweep.status import read_status
 
 pytestmark = pytest.mark.reliability
 LAST = 12  # step of the newest checkpoint of a tiny run

@@ -11,7 +11,7 @@ from figures import RecordFigure
 from forked import Child
 from runs import Fault, newest_step, result, start_train, status, step_folder, train
 
-from uvit_dia.errors import EXIT_STOPPED_EARLY
+from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 
 pytestmark = [pytest.mark.reliability, pytest.mark.slow]
 

@@ -12,7 +12,7 @@ from figures import RecordFigure
 from forked import Child
 
 from uvit_dia import cli
-from uvit_dia.run_folder import RunFolder
+from uvit_dia.runs.folder import RunFolder
 
 pytestmark = pytest.mark.reliability
 

@@ -17,8 +17,8 @@ from runs import ROOT, Fault, command, newest_step, result, step_folder, train, 
 from safetensors.torch import load_file
 from test_multiprocess import SIXTY, TOLERANCE
 
-from uvit_dia.data import BatchOrder
-from uvit_dia.errors import EXIT_STOPPED_EARLY
+from uvit_dia.data.batches import BatchOrder
+from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 
 pytestmark = [pytest.mark.reliability, pytest.mark.slow, pytest.mark.multiprocess]
 

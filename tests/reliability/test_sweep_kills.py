@@ -6,7 +6,7 @@ import pytest
 from figures import RecordFigure
 from sweeps import calls, cells, collected, kill_at_random, start_sweep, write_sweep
 
-from uvit_dia.reporting.results import read_results, results_csv
+from uvit_dia.report.results import read_results, results_csv
 
 pytestmark = [
     pytest.mark.reliability,

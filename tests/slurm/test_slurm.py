@@ -21,8 +21,8 @@ from sweeps import (
     write_sweep,
 )
 
-from uvit_dia.errors import EXIT_STOPPED_EARLY
-from uvit_dia.sweeping.cells import SCRIPTS
+from uvit_dia.system.errors import EXIT_STOPPED_EARLY
+from uvit_dia.sweep.cells import SCRIPTS
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 pytestmark = [

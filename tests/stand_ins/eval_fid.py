@@ -13,11 +13,11 @@ from absl import flags
 
 from train import note_call  # the stand-in beside this file
 from uvit_dia import cli
-from uvit_dia.errors import NonFiniteImagesError
-from uvit_dia.files import sha256_file
+from uvit_dia.system.errors import NonFiniteImagesError
+from uvit_dia.system.files import sha256_file
 
 REPEAT_SECONDS = float(os.environ.get("STAND_IN_REPEAT_SECONDS", "0.02"))
-EXTRACTOR = Path(cli.__file__).parent / "assets" / "digits_extractor.safetensors"
+EXTRACTOR = Path(cli.__file__).parent / "evaluation" / "digits_extractor.safetensors"
 
 
 def main(argv: list[str]) -> None:

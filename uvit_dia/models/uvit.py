@@ -13,9 +13,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from uvit_dia.models.attention_units import AttentionUnit, UnitState
+from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 from uvit_dia.models.layers import MLP, Attention, PatchEmbed, timestep_embedding, unpatchify
-from uvit_dia.models.unit_factory import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.models.units.registry import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
 
 MAX_WEIGHT_FILE_BYTES = 4 * 2**30  # a larger foreign weight file is not a U-ViT
 

@@ -1,0 +1,200 @@
+"""What an analysis looks at: a trained model, and noised training images that a seed decides."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from uvit_dia.analysis.arguments import AnalysisArguments
+from uvit_dia.build import load_training_images, make_schedule
+from uvit_dia.data.batches import ImageSet, to_model_range
+from uvit_dia.diffusion import Diffusion
+from uvit_dia.system.errors import InputError
+from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.training.noised_batch import NoisedBatch
+from uvit_dia.rng import normal_rows, permutation
+from uvit_dia.sampling.run import warn
+
+DEFAULT_NUM_IMAGES = 256
+MAX_DEFAULT_BATCH_SIZE = 64  # what fits where gradients are kept too
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model and the images that it is looked at with.
+
+    Attributes:
+        trained: the model, in evaluation mode: nothing is dropped.
+        images: the run's training images.
+        diffusion: the run's forward process and loss, on the device.
+        accelerator: of this process; its device is where everything runs.
+        seed: of the choice of images and of their noise.
+        num_images: how many images.
+        batch_size: images at a time.
+        timesteps: (num_images,) int64 in [0, T), the noise level of each image.
+    """
+
+    trained: TrainedModel
+    images: ImageSet
+    diffusion: Diffusion
+    accelerator: Accelerator
+    seed: int
+    num_images: int
+    batch_size: int
+    timesteps: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything runs."""
+        return self.accelerator.device
+
+    def batches(self) -> Iterator[NoisedBatch]:
+        """Yield the images, unflipped and noised; image i is the same for every batch size and kind of device."""
+        chosen = permutation(self.seed, "analysis images", 0, len(self.images))[: self.num_images]
+        for start in range(0, self.num_images, self.batch_size):
+            rows = range(start, min(start + self.batch_size, self.num_images))
+            pixels = self.images.images[
+                chosen[rows.start : rows.stop].to(self.images.images.device)
+            ]
+            x_0 = to_model_range(pixels.to(self.device))
+            shape = tuple(x_0.shape[1:])
+            eps = normal_rows(self.seed, "analysis eps", 0, rows, self.num_images, shape)
+            eps = eps.to(self.device)
+            timesteps = self.timesteps[rows.start : rows.stop].to(self.device)
+            yield NoisedBatch(
+                x_t=self.diffusion.add_noise(x_0, eps, timesteps),
+                target=self.diffusion.target(x_0, eps, timesteps),
+                timesteps=timesteps,
+                dropout_seeds=torch.zeros_like(timesteps),
+            )
+
+    def losses(self, batch: NoisedBatch) -> Tensor:
+        """Return the training loss of each image of a batch, (b,) float32."""
+        prediction = self.trained.model(batch.x_t, batch.timesteps)
+        return self.diffusion.loss(prediction, batch.target, batch.timesteps)
+
+    def facts(self) -> dict[str, object]:
+        """Return what results depend on, as JSON's types."""
+        return {
+            **checkpoint_facts(self.trained),
+            "seed": self.seed,
+            "num_images": self.num_images,
+            "batch_size": self.batch_size,
+            "timesteps": self.timesteps.tolist(),
+            "images": self.images.name,
+            "images_sha256": self.images.fingerprint(),
+            "device": self.device.type,
+        }
+
+
+def checkpoint_facts(trained: TrainedModel) -> dict[str, object]:
+    """Return which weights, of which network, were looked at."""
+    options = trained.config.model.attention_options
+    return {
+        "weights": trained.weights,
+        "weights_sha256": trained.sha256,
+        "step": trained.step,
+        "attention": trained.config.model.attention,
+        "shared": bool(options.shared),
+        "attention_blocks": list(trained.model.attention_blocks),
+        "num_blocks": trained.model.num_blocks,
+    }
+
+
+def load_model(
+    path: Path, *, use_ema: bool, device: torch.device, flag: str = "--checkpoint"
+) -> TrainedModel:
+    """Load the model of a run or a step folder.
+
+    Args:
+        path: of the run or step folder.
+        use_ema: whether the averaged weights are used.
+        device: where it shall run.
+        flag: under which the user named it.
+
+    Raises:
+        InputError: if there is none, naming the flag.
+    """
+    try:
+        checkpoint = find_checkpoint(path, warn)
+    except InputError as error:
+        raise InputError(str(error).replace("--checkpoint:", f"{flag}:")) from error
+    return load_trained(checkpoint, use_ema=use_ema, device=device)
+
+
+def make_subject(
+    trained: TrainedModel,
+    arguments: AnalysisArguments,
+    accelerator: Accelerator,
+    *,
+    num_images: int | None = None,
+) -> Subject:
+    """Choose the images of an analysis, and the noise level of each.
+
+    Noise levels are spread evenly over the T training timesteps, one an image: image i of N has timestep
+    `floor((i + 1/2) T / N)`. Since the images are drawn in random order, that is the training loss's uniform draw with
+    less scatter. Levels that the user names are dealt out in turn.
+
+    Args:
+        trained: the model.
+        arguments: of the command line.
+        accelerator: of this process.
+        num_images: N; None for what the command line says, or `DEFAULT_NUM_IMAGES`.
+
+    Raises:
+        InputError: if there are fewer images than asked for, or no such noise level.
+    """
+    config = trained.config
+    total = config.diffusion.num_train_timesteps
+    levels = arguments.timesteps
+    if levels is not None and not all(0 <= level < total for level in levels):
+        raise InputError(f"--timesteps {','.join(map(str, levels))}: allowed is 0 to {total - 1}")
+    images = load_training_images(config, show_progress=True)
+    wanted = num_images or arguments.num_images
+    if wanted is not None and wanted > len(images):
+        raise InputError(
+            f"--num_images {wanted}: {images.name} has {len(images)}; allowed is 2 to {len(images)}"
+        )
+    count = wanted or min(DEFAULT_NUM_IMAGES, len(images))
+    place = torch.arange(count)
+    timesteps = (2 * place + 1) * total // (2 * count)
+    if levels is not None:
+        timesteps = torch.tensor(levels)[place % len(levels)]
+    return Subject(
+        trained=trained,
+        images=images,
+        diffusion=Diffusion(
+            make_schedule(config),
+            loss_weighting=config.diffusion.loss_weighting,
+            min_snr_gamma=config.diffusion.min_snr_gamma,
+            device=accelerator.device,
+        ),
+        accelerator=accelerator,
+        seed=arguments.seed,
+        num_images=count,
+        batch_size=min(
+            arguments.batch_size or min(config.sample.batch_size, MAX_DEFAULT_BATCH_SIZE), count
+        ),
+        timesteps=timesteps,
+    )
+
+
+def require_unit(trained: TrainedModel, command: str, num_blocks: int = 1) -> None:
+    """Refuse a run without an attention unit, or with one in too few blocks.
+
+    Raises:
+        InputError: saying what kind of run the command takes.
+    """
+    found = len(trained.model.attention_blocks)
+    if found == 0:
+        raise InputError(
+            f"--checkpoint: this run has no attention unit (model.attention = 'none'); {command} needs a run with one"
+        )
+    if found < num_blocks:
+        raise InputError(
+            f"--checkpoint: only {found} block of this run carries the unit (model.attention_options.blocks); "
+            f"{command} needs a run with {num_blocks} or more"
+        )

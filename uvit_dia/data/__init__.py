@@ -1,0 +1,1 @@
+"""Image sets, and the batches of a training run."""

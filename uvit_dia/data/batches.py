@@ -1,0 +1,135 @@
+"""Image sets in memory, the order of their batches, and the only conversion between uint8 and model range.
+
+A set is one uint8 tensor; a batch is index-select, flip, normalise. Order and flips are functions of the seed and
+the step, so there is no loader, no worker and no state to save.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from uvit_dia.system.errors import InputError
+from uvit_dia.rng import integer_rows, permutation
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels.
+
+    Attributes:
+        name: what the set is called in results.
+        images: (N, C, H, W) uint8 in [0, 255].
+        labels: (N,) int64, or None where there are none.
+        class_names: names of the classes, in the order of the labels.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the images and their shape, as hex digits."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """Map uint8 images in [0, 255] to float32 x_0 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x_0: Tensor) -> Tensor:
+    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: values outside are clipped, all are rounded to nearest.
+
+    They must be finite: NaN would become black without a word.
+    """
+    return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+class BatchOrder:
+    """Which images make up the batch of a step: a new permutation each epoch, read without a gap or a repeat.
+
+    Batches run on across the end of an epoch, so every image is seen once before any is seen twice more.
+
+    Args:
+        num_images: size of the set.
+        batch_size: global batch size B.
+        seed: the run's seed.
+
+    Raises:
+        InputError: if the set is smaller than a batch.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+        if num_images < batch_size:
+            raise InputError(
+                f"train.batch_size = {batch_size} is larger than the data set, which has {num_images} images"
+            )
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self._cached: tuple[int, Tensor] | None = None  # derived: the permutation last used
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, permutation(self.seed, "batch order", epoch, self.num_images))
+        return self._cached[1]
+
+    def indices(self, step: int, rows: range) -> Tensor:
+        """Return which images stand at positions `rows` of the batch of `step`, (len(rows),) int64 on the CPU."""
+        first = step * self.batch_size
+        parts = []
+        position, stop = first + rows.start, first + rows.stop
+        while position < stop:
+            epoch, offset = divmod(position, self.num_images)
+            taken = min(stop - position, self.num_images - offset)
+            parts.append(self._permutation(epoch)[offset : offset + taken])
+            position += taken
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+
+class TrainingBatches:
+    """The training images of each step, ready for the network.
+
+    Args:
+        image_set: the training set; its images may already lie on the accelerator.
+        batch_size: global batch size B.
+        seed: the run's seed.
+        random_flip: whether each image is mirrored left to right with probability 1/2.
+        device: where x_0 is wanted.
+
+    Raises:
+        InputError: if the set is smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        *,
+        seed: int,
+        random_flip: bool,
+        device: torch.device | str,
+    ) -> None:
+        self.order = BatchOrder(len(image_set), batch_size, seed)
+        self.images = image_set.images
+        self.random_flip = random_flip
+        self.device = torch.device(device)
+
+    def x_0(self, step: int, rows: range) -> Tensor:
+        """Return part of the batch of a step, (len(rows), C, H, W) float32 in [-1, 1] on the device."""
+        order = self.order
+        indices = order.indices(step, rows).to(self.images.device, non_blocking=True)
+        images = self.images[indices].to(self.device, non_blocking=True)
+        if self.random_flip:
+            flips = integer_rows(order.seed, "flip", step, rows, order.batch_size, 2)
+            flips = flips.to(self.device, non_blocking=True).bool()
+            images = torch.where(flips[:, None, None, None], images.flip(-1), images)
+        return to_model_range(images)

@@ -1,0 +1,1 @@
+"""A shared attention unit in any torch model."""

@@ -1,0 +1,1 @@
+"""The attention units: their protocol, and every unit by name."""

@@ -1,0 +1,135 @@
+"""From a sweep's folder to a report that can be published, or that says why not yet.
+
+    python -m uvit_dia.report DIR [--output OUT]
+
+writes OUT (default DIR/report)::
+
+    results.csv    one row a run; the same bytes for the same numbers
+    report.md      the report, with the PNG figures
+    report.html    the same as one file that opens from disk
+    figures/       each figure as PNG and SVG
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from absl import flags
+
+from uvit_dia import cli
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_atomically
+from uvit_dia.report.comparisons import compare_variants
+from uvit_dia.report.results import ENDED, SweepResults, read_results, results_csv
+
+PACKAGES = ("matplotlib", "pandas", "scipy")
+USAGE = """Write the report of a batch-size sweep: tables, statistics, figures.
+
+    python -m uvit_dia.report DIR [--output OUT]"""
+
+
+def write_report(folder: Path, output: Path) -> SweepResults:
+    """Write the report of a sweep.
+
+    Args:
+        folder: of the sweep.
+        output: folder of the report; made if it is not there, and its files replaced.
+
+    Returns:
+        What was read.
+
+    Raises:
+        InputError: if there is no sweep, no run of it has ended, or the output cannot be made.
+    """
+    results = read_results(folder)
+    if not any(state in ENDED for state in results.states.values()):
+        raise InputError(
+            f"{folder}: none of the sweep's {len(results.states)} runs has ended yet; there is nothing to report"
+        )
+    _make_folder(output / "figures")
+    from uvit_dia.report.comparison_text import joined
+    from uvit_dia.report.figures import draw_pictures
+    from uvit_dia.report.page import Block, Heading, to_html, to_markdown
+    from uvit_dia.report.sentences import summary_blocks
+    from uvit_dia.report.tables import settings_block, table_blocks
+    from uvit_dia.report.text import (
+        left_out_blocks,
+        machine_blocks,
+        outcome_blocks,
+        statistics_blocks,
+    )
+
+    comparisons = compare_variants(results) if results.settings else []
+    pictures = draw_pictures(results)
+    title = f"Batch-size sweep: {joined(results.plan.variants)}"
+    blocks: list[Block] = [
+        *summary_blocks(results, comparisons),
+        *outcome_blocks(results, comparisons),
+        *left_out_blocks(results),
+        Heading("Figures"),
+        *pictures,
+        *table_blocks(results, comparisons),
+        *settings_block(results),
+        *statistics_blocks(),
+        *machine_blocks(results),
+    ]
+    files = {
+        "results.csv": results_csv(results),
+        "report.md": to_markdown(title, blocks).encode(),
+        "report.html": to_html(title, blocks).encode(),
+    }
+    for picture in pictures:
+        files[f"figures/{picture.name}.png"] = picture.png
+        files[f"figures/{picture.name}.svg"] = picture.svg
+    for name, content in files.items():
+        write_atomically(output / name, content)
+    return results
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output: cannot make the folder {path}: {error.strerror}") from error
+
+
+def check_packages() -> None:
+    """Look for the packages that only reports and sweeps need.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} is not installed; pip install 'uvit_dia[sweep]'")
+
+
+def main(argv: list[str]) -> None:
+    """Read the command line and write the report.
+
+    Raises:
+        InputError: if the command line or the sweep is wrong.
+    """
+    values = cli.new_flags()
+    flags.DEFINE_string("output", None, "Folder of the report (DIR/report).", flag_values=values)
+    folder, rest = _take_folder(argv)
+    cli.parse_flags(values, rest, USAGE)
+    if folder is None:
+        raise InputError("the sweep's folder is missing: python -m uvit_dia.report DIR")
+    check_packages()
+    output = values["output"].value
+    report = folder / "report" if output is None else Path(output)
+    results = write_report(folder, report)
+    state = "" if results.is_finished else " (the sweep is not finished)"
+    print(f"{report / 'report.html'}{state}")
+
+
+def _take_folder(argv: list[str]) -> tuple[Path | None, list[str]]:
+    """Take the first word that is neither a flag nor a flag's value out of a command line."""
+    for place, word in enumerate(argv[1:], start=1):
+        if not word.startswith("-") and argv[place - 1] not in ("--output", "-output"):
+            return Path(word), argv[:place] + argv[place + 1 :]
+    return None, argv
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

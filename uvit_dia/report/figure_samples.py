@@ -1,0 +1,115 @@
+"""A figure of what the cells sample: one preview a variant and batch size, all of the same training seed."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
+
+from uvit_dia.plots.style import GRID, WIDTH, style
+from uvit_dia.report.result_files import SAMPLE_NAME, CellFiles, number
+from uvit_dia.report.results import SweepResults
+
+LABEL_POINTS = 9.0
+MAX_SIDE = 4096  # pixels; a larger preview is not read
+MAX_TILES = 5  # images a row and column of a preview that are shown
+GRID_MARGIN = 2  # pixels between the images of a preview, as the trainer writes it
+MIN_GRID_SIDE = 32  # pixels to which the trainer enlarges smaller images
+
+
+def samples_figure(results: SweepResults) -> Figure | None:
+    """Draw a montage of the newest previews, batch sizes across, variants down."""
+    sizes, variants = results.plan.batch_sizes, results.plan.variants
+    seed = _seed_with_most_previews(results)
+    if seed is None:
+        return None
+    cells = {(c.plan.variant, c.plan.batch_size): c for c in results.cells if c.plan.seed == seed}
+    with style():
+        side = (WIDTH - 0.4) / max(len(sizes), 2)
+        size = (0.4 + side * len(sizes), 0.5 + (side + 0.12) * len(variants))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(variants), len(sizes), squeeze=False)
+        for row, variant in enumerate(variants):
+            for column, batch_size in enumerate(sizes):
+                axes = grid[row][column]
+                _draw_preview(axes, results, cells.get((variant, batch_size)))
+                if row == 0:
+                    axes.set_title(str(batch_size), fontsize=9.5)
+                if column == 0:
+                    axes.set_ylabel(_wrapped(variant, side), fontsize=LABEL_POINTS)
+        figure.suptitle("batch size", fontsize=9.5)
+    return figure
+
+
+def _wrapped(name: str, side: float) -> str:
+    """Break a name after underscores, where it is longer than so many inches."""
+    letters = int(
+        side * 72 / (0.62 * LABEL_POINTS)
+    )  # DejaVu Sans is 0.62 of its height wide, on average
+    lines = [""]
+    for part in re.findall(r"[^_]*_?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > letters:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _seed_with_most_previews(results: SweepResults) -> int | None:
+    """Return the training seed that most cells have a preview of; the smallest of several."""
+    counts = {
+        seed: sum(1 for c in results.cells if c.plan.seed == seed and c.sample is not None)
+        for seed in results.plan.seeds
+    }
+    seed = max(counts, key=lambda s: (counts[s], -s))
+    return seed if counts[seed] else None
+
+
+def _draw_preview(axes: Axes, results: SweepResults, cell: CellFiles | None) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(GRID)
+    image = None if cell is None or cell.sample is None else _read_preview(cell, cell.sample)
+    if image is None or cell is None or cell.sample is None:
+        state = "not planned" if cell is None else results.states[cell.plan.name]
+        axes.set_aspect("equal")
+        axes.text(0.5, 0.5, f"no preview\n({state})", ha="center", va="center", fontsize=8)
+        return
+    axes.imshow(image, interpolation="none", cmap="gray", vmin=0, vmax=255)
+    name = SAMPLE_NAME.fullmatch(cell.sample.name)
+    step = int(name[1]) if name else 0
+    if step != cell.plan.num_steps:
+        axes.set_xlabel(f"step {step} of {cell.plan.num_steps}", fontsize=7.5)
+
+
+def _read_preview(cell: CellFiles, path: Path) -> np.ndarray | None:
+    """Return the upper left images of a preview, (H, W, 3) uint8; None where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            if max(picture.size) > MAX_SIDE:
+                return None
+            pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
+        return None
+    pitch, columns = _tiling(cell)
+    if columns > MAX_TILES and pixels.shape[1] == columns * pitch + GRID_MARGIN:
+        end = MAX_TILES * pitch + GRID_MARGIN
+        pixels = pixels[:end, :end]
+    return pixels
+
+
+def _tiling(cell: CellFiles) -> tuple[int, int]:
+    """Return the distance of a preview's images in pixels and their number a row; zeros where unknown."""
+    model, sample = cell.config.get("model"), cell.config.get("sample")
+    if not isinstance(model, dict) or not isinstance(sample, dict):
+        return 0, 0
+    side, count = number(model.get("img_size")), number(sample.get("grid_images"))
+    if not (side >= 1 and count >= 1):
+        return 0, 0
+    scale = max(1, math.ceil(MIN_GRID_SIDE / side))
+    return int(side) * scale + GRID_MARGIN, math.ceil(math.sqrt(count))

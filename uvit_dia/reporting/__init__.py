@@ -1,1 +1,0 @@
-"""From a sweep's folder to tables, tests and figures; `uvit_dia.report` is the command."""

@@ -1,0 +1,190 @@
+"""The folder of a run: its config, its lock, what it says of itself, and its log.
+
+::
+
+    config.json    what the run is; written once, compared on resume
+    env.json       versions, device, command of the latest start
+    status.json    running, preempted, done, diverged or failed
+    metrics.jsonl  one JSON object a logged step
+    checkpoints/ samples/ tensorboard/
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from ml_collections import ConfigDict
+
+from uvit_dia.config.checks import forbidden_changes, read_config_json, to_plain
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import append_line, write_atomically, write_json
+
+STATES = ("running", "preempted", "done", "diverged", "failed")
+RECORDED_PACKAGES = (
+    "torch",
+    "accelerate",
+    "diffusers",
+    "torch-fidelity",
+    "numpy",
+    "safetensors",
+    "uvit-dia",
+)
+
+
+class RunFolder:
+    """A run's folder, opened for writing by one process.
+
+    Args:
+        path: the folder; made if it is not there.
+
+    Raises:
+        InputError: if the folder cannot be made or written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
+        self._metrics = path / "metrics.jsonl"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".probe.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            shown = str(path) if len(str(path)) < 100 else str(path)[:97] + "..."
+            raise InputError(f"--workdir: cannot write to {shown}: {error.strerror}") from error
+        self._lock = FileLock(path / ".lock")
+
+    def lock(self) -> None:
+        """Take the folder for this process until it ends.
+
+        Raises:
+            InputError: if another process holds it.
+        """
+        owner = self.path / ".lock-owner"
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            told = owner.read_text(errors="replace") if owner.is_file() else "unknown"
+            holder = " ".join(told.split())[:100]
+            raise InputError(f"{self.path} is in use by another run ({holder})") from None
+        except OSError as error:
+            raise InputError(f"--workdir: cannot lock {self.path}: {error.strerror}") from error
+        write_atomically(owner, f"host {platform.node()}, process {os.getpid()}\n".encode())
+
+    def unlock(self) -> None:
+        """Give the folder back."""
+        self._lock.release()
+
+    def compare_config(self, config: ConfigDict) -> None:
+        """Compare a config with that of the run that lies here, if there is one.
+
+        Raises:
+            InputError: with a key-by-key list, if what a run is would change.
+        """
+        path = self.path / "config.json"
+        if path.exists():
+            changes = forbidden_changes(read_config_json(path), config)
+            if changes:
+                raise InputError(
+                    f"{self.path} holds a run with another config ({'; '.join(changes)}); choose another --workdir"
+                )
+
+    def write_config(self, config: ConfigDict) -> None:
+        """Write `config.json`: what the run is from here on."""
+        write_json(self.path / "config.json", to_plain(config))
+
+    def set_status(self, state: str, step: int, **facts: object) -> None:
+        """Write `status.json` in one step; `state` is one of `STATES`."""
+        if state not in STATES:
+            raise ValueError(f"state must be one of {STATES}, got {state!r}")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self.path / "status.json", {"state": state, "step": step, "time": now, **facts})
+
+    def write_env(self, **facts: object) -> None:
+        """Write `env.json`: versions, commit, command, and the given facts."""
+        write_json(
+            self.path / "env.json",
+            {
+                "versions": versions(),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "commit": source_commit(),
+                "command": sys.argv,
+                **facts,
+            },
+        )
+
+    def append_metrics(self, values: dict[str, object]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        append_line(self._metrics, json.dumps(values, allow_nan=False))
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the log lines after a step, and a last line torn by a kill: the resumed run writes them again."""
+        if self._metrics.exists():
+            lines = [
+                json.dumps(values)
+                for values in read_metrics(self._metrics)
+                if values["step"] <= step
+            ]
+            write_atomically(self._metrics, "".join(line + "\n" for line in lines).encode())
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Read a `metrics.jsonl`; an incomplete last line is dropped.
+
+    Raises:
+        InputError: if it cannot be read, or a line other than the last is not a JSON object with a step.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                raise ValueError("not an object with a step")
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break
+            raise InputError(f"{path}, line {number} is damaged: {error}") from error
+        rows.append(values)
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that numbers depend on; a package that is not installed is left out."""
+    found = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def source_commit() -> str | None:
+    """Return the git commit of this source tree, with "-dirty" where it was changed; None outside a repository."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,121 @@
+"""Writing sampled images: one grid, a folder of PNGs, or an .npz; each file is there whole or not at all."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_atomically
+
+GRID_MARGIN = 2  # pixels between the images of a grid
+MIN_GRID_SIDE = 32  # smaller images are enlarged without smoothing, so that one can see them
+PNG_NAME = re.compile(r"(\d{6,})\.png")
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """Encode one image, (C, H, W) uint8 with C = 1 or 3, as PNG."""
+    from PIL import Image
+
+    pixels = image.numpy()
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def image_grid(images: Tensor) -> Tensor:
+    """Lay images out in rows on white, as near to a square as their number allows.
+
+    Args:
+        images: (N, C, H, W) uint8, N at least 1.
+
+    Returns:
+        (C, height, width) uint8.
+    """
+    count, channels, height, width = images.shape
+    scale = max(1, -(-MIN_GRID_SIDE // max(height, width)))
+    images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    height, width = height * scale, width * scale
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    step_y, step_x = height + GRID_MARGIN, width + GRID_MARGIN
+    grid = torch.full(
+        (channels, rows * step_y + GRID_MARGIN, columns * step_x + GRID_MARGIN), 255
+    ).to(torch.uint8)
+    for index, image in enumerate(images):
+        y, x = (index // columns) * step_y + GRID_MARGIN, (index % columns) * step_x + GRID_MARGIN
+        grid[:, y : y + height, x : x + width] = image
+    return grid
+
+
+def write_grid(path: Path, images: Tensor) -> None:
+    """Write images, (N, C, H, W) uint8, as one PNG grid."""
+    write_atomically(path, png_bytes(image_grid(images)))
+
+
+def write_npz(path: Path, images: Tensor) -> None:
+    """Write images, (N, C, H, W) uint8, as `arr_0` of shape (N, H, W, C), the layout of the ADM evaluation suite."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy())
+    write_atomically(path, buffer.getvalue())
+
+
+class PngFolder:
+    """A folder of sampled PNGs `000000.png`, `000001.png`, ...; `samples.json` says what they were sampled from.
+
+    Args:
+        path: the folder; made if it is not there.
+        origin: what decides the images: checkpoint hash, sampler settings, block size.
+
+    Raises:
+        InputError: if the folder holds anything but images of this origin.
+    """
+
+    def __init__(self, path: Path, origin: dict[str, object]) -> None:
+        from uvit_dia.system.files import write_json
+
+        self.path = path
+        facts = path / "samples.json"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--output: cannot make the folder {path}: {error.strerror}"
+            ) from error
+        found = sorted(p.name for p in path.iterdir() if not p.name.endswith(".tmp"))
+        if facts.name in found:
+            if self._read(facts) != origin:
+                raise InputError(
+                    f"--output: {path} holds samples of another checkpoint or other settings"
+                )
+        elif found:
+            raise InputError(
+                f"--output: {path} holds other files, such as {found[0]}; name an empty folder"
+            )
+        stray = [name for name in found if name != facts.name and not PNG_NAME.fullmatch(name)]
+        if stray:
+            raise InputError(f"--output: {path} holds {stray[0]}, which is no sample; move it away")
+        write_json(facts, origin)
+
+    @staticmethod
+    def _read(path: Path) -> object:
+        import json
+
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"--output: {path} is damaged: {error}") from error
+
+    def missing(self, num_images: int) -> list[int]:
+        """Return which of the first num_images images are not there yet."""
+        there = {int(m[1]) for p in self.path.iterdir() if (m := PNG_NAME.fullmatch(p.name))}
+        return [index for index in range(num_images) if index not in there]
+
+    def write(self, indices: list[int], images: Tensor) -> None:
+        """Write images, (n, C, H, W) uint8, under their indices."""
+        for index, image in zip(indices, images, strict=True):
+            write_atomically(self.path / f"{index:06d}.png", png_bytes(image))

@@ -1,0 +1,135 @@
+"""Sampling from the command line: a trained run in, image files out, the work split over processes."""
+
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_dia.build import make_accelerator, make_sampler, make_sampler_settings, make_schedule
+from uvit_dia.cli import SamplingArguments
+from uvit_dia.system.errors import InputError, NonFiniteImagesError
+from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
+from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.system.memory import memory_advice
+from uvit_dia.sampling.sampler import ImageSampler, SamplerSettings, make_scheduler, share_of_rank
+from uvit_dia.system.processes import failing_together
+
+
+def warn(message: str) -> None:
+    """Print a warning of one line."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
+    """Return a context in which running out of memory is told with the flag that may help."""
+    return memory_advice(f"with {batch_size} images at a time; give a lower --batch_size")
+
+
+def sampler_settings(arguments: SamplingArguments, trained: TrainedModel) -> SamplerSettings:
+    """Return the settings of the run's config, changed by what the command line says, and checked."""
+    given: dict[str, Any] = {
+        "sampler": arguments.sampler,
+        "num_steps": arguments.num_steps,
+        "seed": arguments.seed,
+    }
+    settings = replace(
+        make_sampler_settings(trained.config),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    make_scheduler(settings, make_schedule(trained.config))
+    return settings
+
+
+def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
+    """Sample images and write them as the output's name asks: grid, .npz, or a folder of PNGs.
+
+    Raises:
+        InputError: if checkpoint, settings or output do not fit; nothing is overwritten then.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; no file of these images is written.
+    """
+    accelerator = make_accelerator()
+    trained = load_trained(
+        find_checkpoint(arguments.checkpoint, warn),
+        use_ema=arguments.use_ema,
+        device=accelerator.device,
+    )
+    settings = sampler_settings(arguments, trained)
+    num_images = arguments.num_images
+    assert num_images is not None  # the command has a default
+    batch_size = min(arguments.batch_size or trained.config.sample.batch_size, num_images)
+    sampler = make_sampler(
+        trained.model, trained.config, settings, batch_size=batch_size, device=accelerator.device
+    )
+    if trained.config.model.in_chans not in (1, 3) and output.suffix != ".npz":
+        raise InputError(
+            f"--output {output}: images of {trained.config.model.in_chans} channels go to .npz only"
+        )
+    if output.suffix in (".png", ".npz"):
+        if not output.parent.is_dir() or output.is_dir():
+            raise InputError(f"--output {output}: must be a file in a folder that is there")
+        with advice_on_batch_size(batch_size):
+            images = _sample_all(sampler, num_images, accelerator)
+        if accelerator.is_main_process:
+            (write_grid if output.suffix == ".png" else write_npz)(output, images)
+    else:
+        origin = {"weights_sha256": trained.sha256, "block": batch_size, **settings.as_dict()}
+        with advice_on_batch_size(batch_size):
+            _sample_to_folder(sampler, num_images, output, origin, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.print(
+        f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, seed {settings.seed}, "
+        f"{trained.weights} weights of step {trained.step}"
+    )
+
+
+def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator) -> Tensor:
+    """Sample on all processes; the main one gets (N, C, H, W) uint8 in order."""
+    mine = share_of_rank(
+        num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    with failing_together(NonFiniteImagesError), _bar(num_images, accelerator) as bar:
+        parts = []
+        for indices, images in sampler.sample(mine):
+            parts.append((indices, images))
+            bar.update(len(indices) * accelerator.num_processes)
+    everything = gather_object(parts)
+    together = torch.empty(num_images, *sampler.shape, dtype=torch.uint8)
+    for indices, images in everything:
+        together[indices] = images
+    return together
+
+
+def _sample_to_folder(
+    sampler: ImageSampler, num_images: int, output: Path, origin: dict, accelerator: Accelerator
+) -> None:
+    """Sample what is missing in a folder of PNGs."""
+    with accelerator.main_process_first():  # the others then see the folder that the first one made
+        folder = PngFolder(output, origin)
+    missing = set(folder.missing(num_images))
+    accelerator.wait_for_everyone()
+    share = share_of_rank(
+        num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    mine = [index for index in share if index in missing]
+    done = num_images - len(missing)
+    with failing_together(NonFiniteImagesError), _bar(num_images, accelerator, done) as bar:
+        for indices, images in sampler.sample(mine):
+            folder.write(indices, images)
+            bar.update(len(indices) * accelerator.num_processes)
+
+
+def _bar(num_images: int, accelerator: Accelerator, done: int = 0) -> tqdm:
+    return tqdm(
+        total=num_images,
+        initial=done,
+        unit="image",
+        desc="sampling",
+        disable=not accelerator.is_main_process,
+    )

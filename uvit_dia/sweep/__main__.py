@@ -1,0 +1,153 @@
+"""Run a sweep: a grid over variants, batch sizes and seeds, each cell an ordinary run of its own.
+
+    python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/sweep --max_parallel 2
+
+The same command again goes on with an interrupted sweep: finished cells are skipped, broken ones resume, diverged ones
+are results. --dry_run shows the runs, their cost and their commands; --status shows how far they are. Exit codes: 0 all
+cells have a result, 1 some cells failed, 2 wrong input, 75 stopped early with all state saved.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from uvit_dia import cli
+from uvit_dia.config.checks import flatten, nearest
+from uvit_dia.system.errors import InputError
+from uvit_dia.sweep.cells import SCRIPTS, pasteable
+from uvit_dia.sweep.config import SWEEP_SCHEMA, Sweep, make_sweep
+from uvit_dia.sweep.folder import FINAL_STATES, compare
+from uvit_dia.sweep.status import plan_table, read_status, status_table
+
+WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
+    "budget",
+    "lr_rule",
+    "reference_batch_size",
+    "ema_",
+    "overrides.optimizer",
+    "overrides.ema",
+)
+CLUSTERS = ("local", "slurm")
+WATCH_SECONDS = 2.0
+WATCHED_TO_THE_END = (*FINAL_STATES, "failed")
+CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
+    """Run the command; see the module's docstring.
+
+    Args:
+        argv: the command line, program name first.
+        scripts: the folder of train.py and eval_fid.py.
+    """
+    values = _parse(argv)
+    if not values["workdir"].value:
+        raise InputError("--workdir is missing; for example --workdir runs/sweep")
+    workdir = Path(values["workdir"].value)
+    if values["status"].value or values["watch"].value:
+        show_status(workdir, is_watched=bool(values["watch"].value))
+        return
+    cluster, max_parallel = values["cluster"].value, values["max_parallel"].value
+    if cluster not in CLUSTERS:
+        raise InputError(f"--cluster {cluster!r}: allowed is {' or '.join(CLUSTERS)}")
+    if max_parallel is not None and max_parallel < 1:
+        raise InputError(f"--max_parallel {max_parallel}: allowed is 1 or more")
+    for script in ("train.py", "eval_fid.py"):
+        if not (scripts / script).is_file():
+            raise InputError(
+                f"there is no {scripts / script}; sweeps run from a clone of the project"
+            )
+    config, path = _read_config(values)
+    sweep = make_sweep(config, path, scripts)
+    compare(workdir, sweep)
+    if values["dry_run"].value:
+        show_plan(sweep, workdir, max_parallel or (1 if cluster == "local" else len(sweep.cells)))
+        return
+
+    from uvit_dia.sweep.run import run_sweep
+
+    run_sweep(sweep, workdir, cluster=cluster, max_parallel=max_parallel)
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    _refuse_unknown_keys(argv)
+    values = cli.new_flags()
+    cli.define_config_flag(values, argv)
+    flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=values)
+    flags.DEFINE_string("cluster", "local", "Where cells run: local or slurm.", flag_values=values)
+    flags.DEFINE_integer(
+        "max_parallel",
+        None,
+        "Cells at once; it does not change their results (default: 1, or all on Slurm).",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "Show the runs and their cost, write nothing.", flag_values=values
+    )
+    flags.DEFINE_bool("status", False, "Show what has become of the cells.", flag_values=values)
+    flags.DEFINE_bool("watch", False, "Show it again and again.", flag_values=values)
+    cli.parse_flags(values, argv, __doc__ or "")
+    return values
+
+
+def _refuse_unknown_keys(argv: list[str]) -> None:
+    """Refuse overrides `--config.KEY` of keys that no sweep config has."""
+    known = flatten(SWEEP_SCHEMA)
+    for word in argv[1:]:
+        flag = word.partition("=")[0].lstrip("-")
+        if word.startswith("-") and flag.startswith("config."):
+            key = flag.removeprefix("config.")
+            if key not in known and not key.startswith(("variants.", "overrides.")):
+                raise InputError(f"unknown config key {key[:80]}{nearest(key, known)}")
+
+
+def _read_config(values: flags.FlagValues) -> tuple[ConfigDict, Path]:
+    """Return the sweep config of a parsed command line, and its file."""
+    try:
+        config = values["config"].value
+    except (OSError, ImportError, AttributeError) as error:
+        raise InputError(f"--config: {' '.join(str(error).split())[:160]}") from error
+    if not isinstance(config, ConfigDict):
+        found = "is missing" if config is None else "has no ConfigDict"
+        raise InputError(
+            f"--config {found}; for example --config configs/sweeps/digits_batch_size.py"
+        )
+    changed = config_flags.get_override_values(values["config"])
+    if "held_constant" not in changed and any(key.startswith(WHAT_IS_HELD) for key in changed):
+        config.held_constant = ""  # the file's words are about the file's rules
+    return config, Path(config_flags.get_config_filename(values["config"]).split(":")[0])
+
+
+# ---------------------------------------------------------------- looking
+
+
+def show_plan(sweep: Sweep, workdir: Path, max_parallel: int) -> None:
+    """Print the runs of a sweep, their commands, and what they will cost."""
+    print("Each cell can be started by hand, from this folder:")
+    environment = sweep.launch.environment()
+    for cell in sweep.cells:
+        train = cell.train_command(sweep.launch, workdir)
+        evaluate = cell.eval_command(sweep.launch, workdir, sweep.evaluation)
+        print(pasteable(train, environment))
+        print(pasteable(evaluate, environment))
+    print()
+    print(plan_table(sweep, max_parallel))
+
+
+def show_status(workdir: Path, *, is_watched: bool) -> None:
+    """Print what has become of the cells, once, or until all have ended, a failed one among them."""
+    while True:
+        cells = read_status(workdir)
+        if is_watched and sys.stdout.isatty():
+            print(CLEAR_SCREEN, end="")
+        print(status_table(cells), flush=True)
+        if not is_watched or all(cell.state in WATCHED_TO_THE_END for cell in cells):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

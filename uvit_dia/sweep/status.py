@@ -1,0 +1,192 @@
+"""What a sweep is up to, as tables in plain text: `--dry_run` before it, `--status` during and after it."""
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uvit_dia.system.errors import InputError
+from uvit_dia.sweep.config import Sweep
+from uvit_dia.sweep.folder import (
+    CELL_LOCK,
+    CELL_STATES,
+    cell_folders,
+    is_held,
+    read_cell_json,
+    read_json,
+    read_sweep_json,
+)
+
+MAX_TAIL_BYTES = 2**14
+MAX_NOTE_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """What has become of a cell.
+
+    Attributes:
+        name: of the cell.
+        state: one of `CELL_STATES`.
+        step: optimizer steps done.
+        num_steps: optimizer steps in all.
+        loss: of the last log line, or None.
+        metric: its name and value, or "".
+        note: why it failed or diverged, or what it is doing.
+    """
+
+    name: str
+    state: str
+    step: int
+    num_steps: int
+    loss: float | None
+    metric: str
+    note: str
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Return rows in aligned columns; the first `left` columns and the last one to the left, others to the right."""
+    everything = [header, *rows]
+    widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
+    last = len(header) - 1
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < left or i == last else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in everything
+    ]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- before
+
+
+def plan_table(sweep: Sweep, max_parallel: int) -> str:
+    """Return the table of a sweep's runs with their steps, images, learning rate and estimated time, and the total."""
+    rows = [
+        [
+            cell.name,
+            cell.variant,
+            str(cell.batch_size),
+            str(cell.seed),
+            f"{cell.num_steps:,}",
+            f"{cell.images:,}",
+            f"{cell.learning_rate:.4g}",
+            _hours(sweep.hours(cell)),
+        ]
+        for cell in sweep.cells
+    ]
+    header = ["cell", "variant", "batch size", "seed", "steps", "images", "learning rate", "hours"]
+    total = sum(sweep.hours(cell) for cell in sweep.cells)
+    images = sum(cell.images for cell in sweep.cells)
+    count = f"{len(rows)} runs" if len(rows) > 1 else "1 run"
+    lines = [
+        table(header, rows, left=2),
+        "",
+        f"total: {count}, {images:,} training images, {_hours(total)} hours of runs, "
+        f"{_hours(total / min(max_parallel, len(rows)))} with --max_parallel {max_parallel}",
+    ]
+    if total == 0:
+        lines.append("(the sweep config gives no measured costs, so the hours are unknown)")
+    return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return "?" if hours == 0 else f"{hours:.3f}" if hours < 10 else f"{hours:,.1f}"
+
+
+# ---------------------------------------------------------------- during
+
+
+def read_status(workdir: Path) -> list[CellStatus]:
+    """Read what has become of the cells of a sweep's folder; nothing is written.
+
+    Raises:
+        InputError: if there is no sweep in the folder.
+    """
+    content = read_sweep_json(workdir)
+    if content is None:
+        raise InputError(f"{workdir} holds no sweep: there is no sweep.json")
+    folders = cell_folders(workdir, content)
+    planned = {cell["name"]: cell.get("num_steps") for cell in content["cells"]}
+    return [_read_cell(name, folder, planned[name]) for name, folder in folders.items()]
+
+
+def _read_cell(name: str, folder: Path, num_steps: object) -> CellStatus:
+    found = read_cell_json(folder)
+    run = read_json(folder / "status.json") or {}
+    last = _last_logged(folder / "metrics.jsonl")
+    steps = [v for v in (run.get("step"), last.get("step")) if isinstance(v, int)]
+    total = num_steps if isinstance(num_steps, int) else 0
+    state, note = str(found["state"]), str(found.get("reason") or "")
+    if state == "running":
+        state, note = _running(found, folder, note, is_trained=run.get("state") == "done")
+    value = found.get("value")
+    loss = last.get("loss")
+    return CellStatus(
+        name=name,
+        state=state,
+        step=min(max(steps, default=0), total),
+        num_steps=total,
+        loss=loss if isinstance(loss, float) else None,
+        metric=f"{found.get('metric')} {value:.4g}" if isinstance(value, float) else "",
+        note=note if len(note) <= MAX_NOTE_CHARACTERS else note[: MAX_NOTE_CHARACTERS - 3] + "...",
+    )
+
+
+def _running(found: dict, folder: Path, note: str, *, is_trained: bool) -> tuple[str, str]:
+    """Tell a cell that is running from one whose launcher was killed; a lock of another machine is not seen."""
+    is_here = found.get("host") == platform.node()
+    if is_here and not is_held(folder / CELL_LOCK):
+        return "preempted", "its launcher was killed; the sweep's command goes on with it"
+    return "running", note or ("evaluation" if is_trained else "")
+
+
+def _last_logged(path: Path) -> dict:
+    """Return the last whole line of a `metrics.jsonl` that holds a loss; {} where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MAX_TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and "loss" in values:
+            return values
+    return {}
+
+
+def status_table(cells: Sequence[CellStatus]) -> str:
+    """Return the table of a sweep's cells, and how many are in which state."""
+    rows = [
+        [
+            cell.name,
+            cell.state,
+            f"{cell.step:,}/{cell.num_steps:,}",
+            "" if cell.loss is None else f"{cell.loss:.4f}",
+            cell.metric,
+            cell.note,
+        ]
+        for cell in cells
+    ]
+    return "\n".join(
+        [table(["cell", "state", "steps", "loss", "metric", ""], rows, left=2), "", summary(cells)]
+    )
+
+
+def summary(cells: Sequence[CellStatus]) -> str:
+    """Return how many cells are in which state."""
+    counts = Counter(cell.state for cell in cells)
+    order = ("done", "running", "waiting", "preempted", "diverged", "failed")
+    assert set(order) == set(CELL_STATES)
+    told = [f"{counts[s]} {s}" for s in order if counts[s] or s in ("done", "running", "waiting")]
+    return f"{', '.join(told)} of {len(cells)} cells"

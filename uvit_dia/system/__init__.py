@@ -1,0 +1,1 @@
+"""Errors, files, signals, memory and processes: what is not about diffusion."""
