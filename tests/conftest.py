@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from figures import Figures, RecordFigure
+from tests.support.figures import Figures, RecordFigure
 
 # The tensors of tests are tiny: threads would wait for each other longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,7 +60,7 @@ def shared_folder() -> Path:
 @pytest.fixture(scope="session")
 def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an Inception weight file of random weights."""
-    from inception import write_random_inception
+    from tests.support.inception import write_random_inception
 
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     write_random_inception(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "uvit_dia"
 
 # A module may import from rows above its own only. Names are patterns, without the package's name; the modules of a

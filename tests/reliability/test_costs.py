@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from figures import RecordFigure
-from runs import CONFIG, ROOT, tiny_trainer
+from tests.support.figures import RecordFigure
+from tests.support.runs import CONFIG, ROOT, tiny_trainer
 from safetensors.torch import save_file
 
 from configs.digits_uvit_dia import get_config

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
-from runs import step_folder, tiny_config, tiny_trainer, tree
-from synthetic_sweeps import make_sweep
+from tests.support.runs import step_folder, tiny_config, tiny_trainer, tree
+from tests.support.synthetic_sweeps import make_sweep
 from test_checkpoint import seal
 from test_datasets import load
 

@@ -15,10 +15,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from figures import RecordFigure
-from forked import Child
-from runs import step_folder, tiny_trainer, tree
-from synthetic_sweeps import make_sweep
+from tests.support.figures import RecordFigure
+from tests.support.forked import Child
+from tests.support.runs import step_folder, tiny_trainer, tree
+from tests.support.synthetic_sweeps import make_sweep
 from test_checkpoint import forge
 from test_datasets import load, png_of_size
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from figures import RecordFigure
-from forked import Child
-from runs import Fault, newest_step, result, start_train, status, step_folder, train
+from tests.support.figures import RecordFigure
+from tests.support.forked import Child
+from tests.support.runs import Fault, newest_step, result, start_train, status, step_folder, train
 
 from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 

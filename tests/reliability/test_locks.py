@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from figures import RecordFigure
-from forked import Child
+from tests.support.figures import RecordFigure
+from tests.support.forked import Child
 
 from uvit_dia import cli
 from uvit_dia.runs.folder import RunFolder

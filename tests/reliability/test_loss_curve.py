@@ -18,10 +18,10 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(CURVES.parents[1]), str(CURVES.parents[2])]
+    sys.path.insert(0, str(CURVES.parents[2]))
 
-from figures import RecordFigure  # noqa: E402
-from runs import log_lines, tiny_trainer  # noqa: E402
+from tests.support.figures import RecordFigure  # noqa: E402
+from tests.support.runs import log_lines, tiny_trainer  # noqa: E402
 
 pytestmark = pytest.mark.reliability
 

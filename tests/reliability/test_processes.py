@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
-from figures import RecordFigure
-from forked import free_port, start_ranks
-from runs import ROOT, Fault, command, newest_step, result, step_folder, train, train_arguments
+from tests.support.figures import RecordFigure
+from tests.support.forked import free_port, start_ranks
+from tests.support.runs import ROOT, Fault, command, newest_step, result, step_folder, train, train_arguments
 from safetensors.torch import load_file
 from test_multiprocess import SIXTY, TOLERANCE
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sweeps import (
+from tests.support.sweeps import (
     calls,
     cells,
     collected,

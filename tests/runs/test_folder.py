@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from forked import Child
-from runs import tiny_config
+from tests.support.forked import Child
+from tests.support.runs import tiny_config
 
 from uvit_dia.runs import folder as run_folder
 from uvit_dia.config.checks import RESUMABLE_CHANGES, SCHEMA, flatten
@@ -326,7 +326,7 @@ def test_environment_is_recorded(tmp_path: Path) -> None:
 
 
 def test_outside_a_repository_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "__file__", "/nowhere/uvit_dia/run_folder.py")
+    monkeypatch.setattr(run_folder, "__file__", "/nowhere/uvit_dia/runs/folder.py")
     assert source_commit() is None
 
 

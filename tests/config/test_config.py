@@ -26,7 +26,7 @@ from uvit_dia.config.checks import (
 )
 from uvit_dia.system.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 KEYS = sorted(flatten(SCHEMA))
 

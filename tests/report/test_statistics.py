@@ -248,7 +248,7 @@ def test_detectable_effect_inverts_power() -> None:
 
 
 def test_tables_of_the_docs_are_what_the_functions_give() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "batch-size-sweeps.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "docs" / "batch-size-sweeps.md").read_text()
     rows = [
         [float(cell) for cell in line.strip("| ").split("|")]
         for line in text.splitlines()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from sweeps import (
+from tests.support.sweeps import (
     calls,
     cells,
     collected,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import checkpoint_hashes, log_lines, step_folder, tiny_config, tiny_trainer, tree, weights
+from tests.support.runs import checkpoint_hashes, log_lines, step_folder, tiny_config, tiny_trainer, tree, weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

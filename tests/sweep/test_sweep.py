@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from ml_collections import ConfigDict
-from sweeps import ROOT, SWEEP, sweep, write_sweep
+from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
 
 from uvit_dia.config.checks import flatten
 from uvit_dia.training.ema import ema_decay

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import step_folder, tiny_config, train_arguments
+from tests.support.runs import step_folder, tiny_config, train_arguments
 from torch import Tensor, nn
 
 import eval_fid

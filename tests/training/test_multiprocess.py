@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from forked import Child, Finished, free_port, start_ranks
-from runs import (
+from tests.support.forked import Child, Finished, free_port, start_ranks
+from tests.support.runs import (
     ROOT,
     Fault,
     checkpoint_hashes,

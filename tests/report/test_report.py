@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
-from synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
+from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
 
 from uvit_dia.report import __main__ as report
 from uvit_dia.system.errors import InputError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from forked import Child, Finished, start_ranks
-from runs import command, log_lines, status, step_folder, train, train_arguments
+from tests.support.forked import Child, Finished, start_ranks
+from tests.support.runs import command, log_lines, status, step_folder, train, train_arguments
 from safetensors.torch import load_file
 
 from uvit_dia.system.errors import EXIT_BAD_INPUT

@@ -22,7 +22,7 @@ from uvit_dia.models.units.recurrent_cells import (
 )
 from uvit_dia.models.units.registry import DEFAULT_OPTIONS, make_attention_unit
 
-GOLDEN = Path(__file__).parent / "golden" / "dia_lstm_r4.safetensors"
+GOLDEN = Path(__file__).parents[1] / "golden" / "dia_lstm_r4.safetensors"
 N = 12
 BATCH = 5
 NAMES = ("lstm", "dia_lstm", "dia_lstm_light")

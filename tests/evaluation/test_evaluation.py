@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import log_lines, start_train, status, step_folder, train_arguments
+from tests.support.runs import log_lines, start_train, status, step_folder, train_arguments
 from sklearn.datasets import load_digits
 from torch import Tensor
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import psutil
 import submitit  # noqa: F401  closes all logging handlers, absl's with pytest's stderr: so early
-from forked import Child
+from tests.support.forked import Child
 
 from uvit_dia import cli
 from uvit_dia.sweep.__main__ import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(__file__).resolve().parent / "stand_ins"
 TIMES = ("time", "train_seconds", "eval_seconds", "seconds", "images_per_second", "data_seconds")
 PLACES = ("host", "process", "versions")

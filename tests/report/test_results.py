@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_sweeps import (
+from tests.support.synthetic_sweeps import (
     evaluation,
     make_cells,
     make_sweep,

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crashes import Crash, run_armed
-from forked import Child, Finished
+from tests.support.crashes import Crash, run_armed
+from tests.support.forked import Child, Finished
 from ml_collections import ConfigDict
 
 from uvit_dia.runs.checkpoint import step_folders
 from uvit_dia.config.checks import check_config
 from uvit_dia.system.files import sha256_file
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "digits_uvit_dia.py"
 TINY: dict[str, object] = {
     "model.embed_dim": 16,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 MADE_TESTS = """
 import pytest
 
@@ -25,8 +25,8 @@ def test_counts(number):
 """
 CONFTEST = """
 import sys
-sys.path.insert(0, {tests!r})
-from figures import Figures
+sys.path.insert(0, {root!r})
+from tests.support.figures import Figures
 import pytest
 
 
@@ -47,7 +47,7 @@ def run_made_tests(folder: Path, *flags: str, wrong: int = 0) -> tuple[int, str]
     """Run tests of two figures in a pytest of their own; return its exit code and its output."""
     source = MADE_TESTS.replace("WRONG", str(wrong))
     (folder / "test_made.py").write_text(source)
-    (folder / "conftest.py").write_text(CONFTEST.format(tests=str(TESTS)))
+    (folder / "conftest.py").write_text(CONFTEST.format(root=str(ROOT)))
     command = [
         sys.executable,
         "-m",

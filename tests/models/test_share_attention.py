@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from forked import Child, start_ranks
+from tests.support.forked import Child, start_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -27,7 +27,7 @@ from uvit_dia.models.units.channel import eca_kernel_size
 from uvit_dia.models.other_backbones.share_attention import share_attention
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESNET = {f"stage{i}": f"stage{i}.*.conv3" for i in (1, 2, 3)}
 NORMS = "blocks.*.norm2"
 WIDTH = 8

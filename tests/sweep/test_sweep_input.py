@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import ROOT, SWEEP, sweep, write_sweep
+from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
 
 from uvit_dia.system.errors import InputError, StorageError
 from uvit_dia.sweep.__main__ import _parse, _read_config

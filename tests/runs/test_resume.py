@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import Child, Finished
-from runs import (
+from tests.support.forked import Child, Finished
+from tests.support.runs import (
     ROOT,
     Fault,
     before_draw,

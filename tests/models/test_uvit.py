@@ -22,7 +22,7 @@ from uvit_dia.models.units.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.models.uvit import MAX_WEIGHT_FILE_BYTES, Block
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL: dict[str, Any] = {
     "img_size": 8,
     "patch_size": 2,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import ROOT
+from tests.support.runs import ROOT
 
 import eval_fid
 import sample

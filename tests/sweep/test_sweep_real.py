@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweeps import (
+from tests.support.sweeps import (
     ROOT,
     cells,
     collected,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from crashes import KILLED, Crash, lost_with_the_power, run_armed
-from forked import Child
+from tests.support.crashes import KILLED, Crash, lost_with_the_power, run_armed
+from tests.support.forked import Child
 from safetensors import SafetensorError
 from torch import Tensor
 
