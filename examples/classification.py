@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uvit_dia.data.batches import ImageSet, to_model_range
+from uvit_dia.data.images import ImageSet, to_model_range
 from uvit_dia.data.sources import load_image_set
-from uvit_dia.system.errors import InputError
 from uvit_dia.models.other_backbones.stage import SharedAttention
 from uvit_dia.models.units.registry import ATTENTION_NAMES
+from uvit_dia.system.errors import InputError
 
 SPLIT_SEED = 0  # of digits, which have no test set of their own; the same whatever --seed is
 NUM_TEST_DIGITS = 360

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.figures import Figures, RecordFigure
 
 # The tensors of tests are tiny: threads would wait for each other longer than they work.

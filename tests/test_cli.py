@@ -13,7 +13,7 @@ import eval_fid
 import sample
 import train
 from uvit_dia import cli
-from uvit_dia.config.checks import to_plain
+from uvit_dia.config.files import to_plain
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -516,7 +516,11 @@ def test_a_wrong_config_file_is_one_line_and_exit_code_2(empty_folder: Path, cod
 
 @pytest.mark.parametrize(
     "statement",
-    ["import uvit_dia", "import uvit_dia.cli, uvit_dia.config.checks", "import train, sample, eval_fid"],
+    [
+        "import uvit_dia",
+        "import uvit_dia.cli, uvit_dia.config.checks",
+        "import train, sample, eval_fid",
+    ],
 )
 def test_light_imports_stay_light(statement: str) -> None:
     done = run("-c", f"import sys; {statement}; print(*sys.modules)")

@@ -13,13 +13,16 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from uvit_dia.config.checks import SAMPLERS, SCHEMA, check_config, flatten, nearest
+from uvit_dia.config.checks import check_config
+from uvit_dia.config.files import flatten
+from uvit_dia.config.schema import SAMPLERS, SCHEMA
 from uvit_dia.system.errors import (
     EXIT_STOPPED_EARLY,
     CommandError,
     InputError,
     MemoryShortageError,
     StorageError,
+    nearest,
 )
 from uvit_dia.system.memory import is_out_of_memory
 
@@ -268,10 +271,15 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
 def _exit_with_line(message: str, code: int) -> None:
     place = "" if _is_first_process() else f" [rank {os.environ['RANK']}]"
-    line = shorten_paths(f"{Path(sys.argv[0]).name}{place}: {message}")
+    line = shorten_paths(f"{_command_name()}{place}: {message}")
     shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
     print(shown, file=sys.stderr, flush=True)  # a name of others must not steer the terminal
     sys.exit(code)
+
+
+def _command_name() -> str:
+    script = Path(sys.argv[0])  # of python -m uvit_dia.sweep: .../uvit_dia/sweep/__main__.py
+    return f"{script.parent.name}.py" if script.stem == "__main__" else script.name
 
 
 def _is_first_process() -> bool:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support.runs import step_folder, tiny_config, train_arguments
 from torch import Tensor, nn
 
 import eval_fid
 import train
+from tests.support.runs import step_folder, tiny_config, train_arguments
 from uvit_dia.analysis import __main__ as analysis
 from uvit_dia.analysis.arguments import COMMANDS, AnalysisArguments
 from uvit_dia.analysis.correlation import analyse_correlation, map_correlations
@@ -27,11 +27,12 @@ from uvit_dia.analysis.peak_memory import peak_bytes
 from uvit_dia.analysis.probe import Observations, observe, replaced_gates, watched
 from uvit_dia.analysis.sensitivity import analyse_sensitivity, removals
 from uvit_dia.analysis.subject import Subject, load_model, make_subject
-from uvit_dia.build import make_accelerator, make_model
-from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import sha256_file
+from uvit_dia.models.build import make_model
 from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 from uvit_dia.models.units.registry import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.system.accelerator import make_accelerator
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import sha256_file
 
 FEW = ("--num_images", "24")
 SAMPLING = ("--num_images", "64", "--sampler", "dpmpp_2m", "--num_steps", "2")

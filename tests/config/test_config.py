@@ -13,17 +13,16 @@ import torch
 from ml_collections import ConfigDict
 
 from configs.digits_uvit_dia import get_config
-from uvit_dia.config.checks import (
+from uvit_dia.config.checks import check_config
+from uvit_dia.config.files import (
     MAX_CONFIG_BYTES,
-    SCHEMA,
-    check_config,
     config_hash,
     flatten,
     forbidden_changes,
-    parse_blocks,
     read_config_json,
     to_plain,
 )
+from uvit_dia.config.schema import SCHEMA, parse_blocks
 from uvit_dia.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,8 +60,8 @@ def refusal(config: ConfigDict) -> str:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_files_are_complete_and_build(name: str) -> None:
-    from uvit_dia.build import make_model, make_sampler_settings, make_schedule
-    from uvit_dia.sampling.sampler import make_scheduler
+    from uvit_dia.models.build import make_model
+    from uvit_dia.sampling.schedulers import make_sampler_settings, make_schedule, make_scheduler
 
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
@@ -80,7 +79,7 @@ def test_config_files_are_complete_and_build(name: str) -> None:
 
 
 def test_what_only_the_model_refuses_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uvit_dia import build
+    from uvit_dia.models import build
 
     def refuse(**arguments: object) -> None:
         raise ValueError(f"embed_dim must be\n even, got {arguments['embed_dim']}" + "." * 300)

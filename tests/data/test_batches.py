@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from uvit_dia.data.batches import BatchOrder, ImageSet, TrainingBatches, to_model_range, to_uint8
+from uvit_dia.data.batches import BatchOrder, TrainingBatches
+from uvit_dia.data.images import ImageSet, to_model_range, to_uint8
 from uvit_dia.system.errors import InputError
 
 

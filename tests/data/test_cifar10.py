@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support.runs import ROOT
 
 import eval_fid
 import sample
 import train
-from uvit_dia.data.batches import ImageSet
+from tests.support.runs import ROOT
+from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import CIFAR10_CLASSES, load_image_set
 from uvit_dia.evaluation.extractors import Extractor, find_extractor
-from uvit_dia.system.files import sha256_file
 from uvit_dia.evaluation.metrics import extract, frechet_distance
+from uvit_dia.system.files import sha256_file
 
 CONFIG = ROOT / "configs" / "cifar10_small_uvit_dia.py"
 NUM_STEPS = 20

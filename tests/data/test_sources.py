@@ -22,8 +22,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from uvit_dia.data import sources as datasets
-from uvit_dia.data.batches import ImageSet
+from uvit_dia.data import image_files, sources
+from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_image_set
 from uvit_dia.system.errors import InputError
 
@@ -164,8 +164,8 @@ def cifar(monkeypatch: pytest.MonkeyPatch) -> bytes:
         )  # their order must not matter
     }
     archive = cifar_archive(content)
-    monkeypatch.setattr(datasets, "CIFAR10_SHA256", hashlib.sha256(archive).hexdigest())
-    monkeypatch.setattr(datasets, "CIFAR10_URL", "file:///there-is-no-such-file.tar.gz")
+    monkeypatch.setattr(sources, "CIFAR10_SHA256", hashlib.sha256(archive).hexdigest())
+    monkeypatch.setattr(sources, "CIFAR10_URL", "file:///there-is-no-such-file.tar.gz")
     return archive
 
 
@@ -193,8 +193,8 @@ def test_cifar10_in_the_cache(cifar: bytes, own_cache: Path) -> None:
 def test_cifar10_is_pinned_to_the_official_archive() -> None:
     """Its hash is that of https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz."""
     pinned = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-    assert pinned == datasets.CIFAR10_SHA256
-    assert datasets.CIFAR10_URL.startswith("https://")
+    assert pinned == sources.CIFAR10_SHA256
+    assert sources.CIFAR10_URL.startswith("https://")
 
 
 @pytest.mark.parametrize("damage", ["flip", "half", "empty"])
@@ -265,11 +265,11 @@ def files_under(folder: Path) -> list[str]:
 def test_cifar10_is_downloaded_where_it_is_missing(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "CIFAR10_URL", f"{server}/cifar.tar.gz")
+    monkeypatch.setattr(sources, "CIFAR10_URL", f"{server}/cifar.tar.gz")
     folder = tmp_path / "new" / "folder"
     assert len(must_load("cifar10", folder, img_size=32)) == 5 * RECORDS
     assert files_under(tmp_path) == ["cifar-10-binary.tar.gz"]
-    monkeypatch.setattr(datasets, "CIFAR10_URL", f"{server}/missing")
+    monkeypatch.setattr(sources, "CIFAR10_URL", f"{server}/missing")
     assert len(must_load("cifar10", folder, "test", img_size=32)) == RECORDS  # not asked again
 
 
@@ -278,7 +278,7 @@ def test_a_download_goes_to_the_cache(
 ) -> None:
     source = tmp_path / "source.tar.gz"
     source.write_bytes(cifar)
-    monkeypatch.setattr(datasets, "CIFAR10_URL", source.as_uri())
+    monkeypatch.setattr(sources, "CIFAR10_URL", source.as_uri())
     must_load("cifar10", "", img_size=32)
     assert files_under(own_cache) == ["cifar-10-binary.tar.gz"]
 
@@ -286,8 +286,8 @@ def test_a_download_goes_to_the_cache(
 def test_of_a_download_with_another_hash_nothing_is_kept(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "CIFAR10_URL", f"{server}/cifar.tar.gz")
-    monkeypatch.setattr(datasets, "CIFAR10_SHA256", "0" * 64)
+    monkeypatch.setattr(sources, "CIFAR10_URL", f"{server}/cifar.tar.gz")
+    monkeypatch.setattr(sources, "CIFAR10_SHA256", "0" * 64)
     with pytest.raises(InputError, match=rf"{server}.*expected 0000.*nothing was kept"):
         load("cifar10", tmp_path, img_size=32)
     assert files_under(tmp_path) == []
@@ -297,9 +297,9 @@ def test_of_a_download_with_another_hash_nothing_is_kept(
 def test_of_a_broken_download_nothing_is_kept(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(datasets, "CIFAR10_URL", f"{server}/{path}")
+    monkeypatch.setattr(sources, "CIFAR10_URL", f"{server}/{path}")
     if path == "short":
-        monkeypatch.setattr(datasets, "CIFAR10_SHA256", "0" * 64)
+        monkeypatch.setattr(sources, "CIFAR10_SHA256", "0" * 64)
     with pytest.raises(InputError, match=rf"{server}/{path}"):
         load("cifar10", tmp_path, img_size=32)
     assert files_under(tmp_path) == []
@@ -601,7 +601,7 @@ def test_a_set_too_large_for_memory_is_refused(
 ) -> None:
     write_image(tmp_path / "a.png", pixels(0))
     write_image(tmp_path / "b.png", b"never decoded")
-    monkeypatch.setattr(datasets, "MAX_MEMORY_BYTES", 2 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr(image_files, "MAX_MEMORY_BYTES", 2 * 3 * 8 * 8 - 1)
     with pytest.raises(InputError, match=r"data\.path: 2 images .* 384 bytes; at most 383"):
         load("folder", tmp_path)
 
@@ -618,7 +618,7 @@ def test_cifar10_pixels(shared_folder: Path) -> None:
     test = must_load("parquet", folder, "test", img_size=32)
     assert train.images.shape == (50_000, 3, 32, 32)
     assert test.images.shape == (10_000, 3, 32, 32)
-    assert train.class_names == test.class_names == datasets.CIFAR10_CLASSES
+    assert train.class_names == test.class_names == sources.CIFAR10_CLASSES
     assert train.labels is not None and test.labels is not None
     assert train.labels.bincount().tolist() == [5000] * 10
     assert test.labels.bincount().tolist() == [1000] * 10

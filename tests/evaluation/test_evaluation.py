@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support.runs import log_lines, start_train, status, step_folder, train_arguments
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 import eval_fid
 import sample
 import train
+from tests.support.runs import log_lines, start_train, status, step_folder, train_arguments
 from uvit_dia.evaluation.digits_classifier import load_digits_classifier
+from uvit_dia.evaluation.extractors import DIGITS_FILE
+from uvit_dia.evaluation.metrics import frechet_distance
 from uvit_dia.runs.checkpoint import _facts_sha256
+from uvit_dia.sampling.image_files import GRID_MARGIN, PngFolder
+from uvit_dia.sampling.sampler import ImageSampler
 from uvit_dia.system.errors import (
     EXIT_DIVERGED,
     InputError,
     MemoryShortageError,
     NonFiniteImagesError,
 )
-from uvit_dia.evaluation.extractors import DIGITS_FILE
 from uvit_dia.system.files import sha256_file, write_json
-from uvit_dia.sampling.image_files import GRID_MARGIN, PngFolder
-from uvit_dia.evaluation.metrics import frechet_distance
-from uvit_dia.sampling.sampler import ImageSampler
 
 STEPS = ("--sampler", "dpmpp_2m", "--num_steps", "4")
 LAST, BEFORE = 12, 8  # the steps whose checkpoints a tiny run keeps
@@ -580,7 +580,7 @@ def test_wrong_measurement_is_refused_before_any_sampling(
     def unread(*args: object, **kwargs: object) -> None:
         raise AssertionError("no image is read for a measurement that cannot be")
 
-    monkeypatch.setattr("uvit_dia.build.load_image_set", unread)
+    monkeypatch.setattr("uvit_dia.data.sources.load_image_set", unread)
     assert_refused(eval_fid.main, ["eval_fid.py", "--checkpoint", str(run), *flags], said)
     assert sampled == []
     assert not (run / "eval.jsonl").exists()

@@ -18,16 +18,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from uvit_dia.evaluation import extractors
-
 from uvit_dia.evaluation import exported_programs as program_files
+from uvit_dia.evaluation import extractors
 from uvit_dia.evaluation.digits_classifier import (
     DigitsClassifier,
     load_digits_classifier,
     train_digits_classifier,
 )
-from uvit_dia.system.errors import InputError
 from uvit_dia.evaluation.extractors import DIGITS_FILE, INCEPTION, Extractor, find_extractor
+from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import sha256_file
 
 Members = dict[str, bytes]  # of an archive, without its root folder

@@ -11,11 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation import metrics
-from uvit_dia.data.batches import ImageSet
-from uvit_dia.system.errors import InputError
-from uvit_dia.evaluation.extractors import DIGITS_FILE, INCEPTION, Extractor, ExtractorSource, find_extractor
-from uvit_dia.sampling.image_files import png_bytes
+from uvit_dia.evaluation.extractors import (
+    DIGITS_FILE,
+    INCEPTION,
+    Extractor,
+    ExtractorSource,
+    find_extractor,
+)
 from uvit_dia.evaluation.metrics import (
     Features,
     Reference,
@@ -27,6 +31,8 @@ from uvit_dia.evaluation.metrics import (
     reference_features,
 )
 from uvit_dia.rng import permutation
+from uvit_dia.sampling.image_files import png_bytes
+from uvit_dia.system.errors import InputError
 
 
 def random_features(count: int, width: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uvit_dia.config.checks import OTHER_UNITS, RECURRENT_UNITS, UNITS_WITH_REDUCTION
-from uvit_dia.models.units.protocol import AttentionUnit
+from uvit_dia.config.schema import OTHER_UNITS, RECURRENT_UNITS, UNITS_WITH_REDUCTION
 from uvit_dia.models.units.channel import CBAM, SPA, eca_kernel_size
+from uvit_dia.models.units.protocol import AttentionUnit
 from uvit_dia.models.units.registry import (
     ATTENTION_NAMES,
     DEFAULT_OPTIONS,

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from uvit_dia.models import recurrent_cells
-from uvit_dia.models.units.protocol import RecurrentUnit
+from uvit_dia.models.units import recurrent_cells
+from uvit_dia.models.units.recurrent import RecurrentUnit
 from uvit_dia.models.units.recurrent_cells import (
     UPPER_DROPOUT,
     DIALSTMCell,

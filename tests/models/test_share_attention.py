@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.support.forked import Child, start_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,8 +22,9 @@ from torch.utils.checkpoint import checkpoint
 import uvit_dia
 from examples.classification import read_input
 from examples.preact_resnet import PreActResNet
-from uvit_dia.models.units.channel import eca_kernel_size
+from tests.support.forked import Child, start_ranks
 from uvit_dia.models.other_backbones.share_attention import share_attention
+from uvit_dia.models.units.channel import eca_kernel_size
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uvit_dia.models import UViT
-from uvit_dia.models.units.protocol import GATE_INITS, RecurrentUnit, UnitState
 from uvit_dia.models.layers import Attention, PatchEmbed, timestep_embedding, unpatchify
+from uvit_dia.models.official_weights import MAX_WEIGHT_FILE_BYTES
+from uvit_dia.models.units.protocol import GATE_INITS, UnitState
+from uvit_dia.models.units.recurrent import RecurrentUnit
 from uvit_dia.models.units.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
 from uvit_dia.models.units.registry import ATTENTION_NAMES
-from uvit_dia.models.uvit import MAX_WEIGHT_FILE_BYTES, Block
+from uvit_dia.models.uvit import Block
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL: dict[str, Any] = {

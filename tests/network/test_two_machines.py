@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.support.runs import ROOT, log_lines, status, step_folder, train, train_arguments
 from safetensors.torch import load_file
 
+from tests.support.runs import ROOT, log_lines, status, step_folder, train, train_arguments
 from uvit_dia.system.errors import EXIT_OK
 
 pytestmark = [

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.forked import Child
-from tests.support.runs import Fault, command, newest_step, result, status, step_folder, train, train_arguments
 
+from tests.support.forked import Child
+from tests.support.runs import (
+    Fault,
+    command,
+    newest_step,
+    result,
+    status,
+    step_folder,
+    train,
+    train_arguments,
+)
 from uvit_dia.runs.checkpoint import step_folders
 from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 

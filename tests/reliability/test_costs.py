@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.figures import RecordFigure
-from tests.support.runs import CONFIG, ROOT, tiny_trainer
 from safetensors.torch import save_file
 
 from configs.digits_uvit_dia import get_config
 from configs.sweeps.digits_batch_size import get_config as get_sweep_config
+from tests.support.figures import RecordFigure
+from tests.support.runs import CONFIG, ROOT, tiny_trainer
 from uvit_dia.system.files import fsync_path
 
 pytestmark = pytest.mark.reliability

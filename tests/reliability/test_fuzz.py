@@ -18,23 +18,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
-from tests.support.runs import step_folder, tiny_config, tiny_trainer, tree
-from tests.support.synthetic_sweeps import make_sweep
-from test_checkpoint import seal
-from test_datasets import load
 
 import eval_fid
 import sample
 import train
+from tests.data.test_sources import load
+from tests.runs.test_checkpoint import seal
+from tests.support.runs import step_folder, tiny_config, tiny_trainer, tree
+from tests.support.synthetic_sweeps import make_sweep
+from uvit_dia.config.checks import check_config
+from uvit_dia.config.files import flatten, read_config_json
+from uvit_dia.config.schema import SCHEMA
 from uvit_dia.report import __main__ as report
-from uvit_dia.sweep import __main__ as sweep
+from uvit_dia.report.results import read_results, results_csv
 from uvit_dia.runs.checkpoint import verify
-from uvit_dia.config.checks import SCHEMA, check_config, flatten, read_config_json
+from uvit_dia.runs.folder import RunFolder
+from uvit_dia.runs.trained_model import load_trained
+from uvit_dia.sweep import __main__ as sweep
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import sha256_file
-from uvit_dia.runs.trained_model import load_trained
-from uvit_dia.report.results import read_results, results_csv
-from uvit_dia.runs.folder import RunFolder
 
 pytestmark = [
     pytest.mark.reliability,

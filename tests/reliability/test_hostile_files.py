@@ -15,25 +15,25 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+
+from tests.data.test_sources import load, png_of_size
+from tests.runs.test_checkpoint import forge
 from tests.support.figures import RecordFigure
 from tests.support.forked import Child
 from tests.support.runs import step_folder, tiny_trainer, tree
 from tests.support.synthetic_sweeps import make_sweep
-from test_checkpoint import forge
-from test_datasets import load, png_of_size
-
-from uvit_dia.runs.checkpoint import newest_valid, verify
-from uvit_dia.config.checks import read_config_json
-from uvit_dia.data.batches import ImageSet
-from uvit_dia.system.errors import CommandError, InputError
+from uvit_dia.config.files import read_config_json
+from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.extractors import INCEPTION, Extractor, find_extractor
-from uvit_dia.system.files import sha256_file
-from uvit_dia.sampling.image_files import PngFolder
-from uvit_dia.runs.trained_model import find_checkpoint, load_trained
 from uvit_dia.evaluation.metrics import reference_features
 from uvit_dia.report.results import read_results, results_csv
+from uvit_dia.runs.checkpoint import newest_valid, verify
 from uvit_dia.runs.folder import RunFolder, read_metrics
+from uvit_dia.runs.trained_model import find_checkpoint, load_trained
+from uvit_dia.sampling.image_files import PngFolder
 from uvit_dia.sweep.status import read_status
+from uvit_dia.system.errors import CommandError, InputError
+from uvit_dia.system.files import sha256_file
 
 pytestmark = pytest.mark.reliability
 LAST = 12  # step of the newest checkpoint of a tiny run

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.support.figures import RecordFigure
 from tests.support.forked import Child
 from tests.support.runs import Fault, newest_step, result, start_train, status, step_folder, train
-
 from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 
 pytestmark = [pytest.mark.reliability, pytest.mark.slow]

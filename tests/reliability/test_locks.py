@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from tests.support.figures import RecordFigure
 from tests.support.forked import Child
-
 from uvit_dia import cli
 from uvit_dia.runs.folder import RunFolder
 

@@ -11,12 +11,21 @@ from typing import Any
 
 import psutil
 import pytest
+from safetensors.torch import load_file
+
 from tests.support.figures import RecordFigure
 from tests.support.forked import free_port, start_ranks
-from tests.support.runs import ROOT, Fault, command, newest_step, result, step_folder, train, train_arguments
-from safetensors.torch import load_file
-from test_multiprocess import SIXTY, TOLERANCE
-
+from tests.support.runs import (
+    ROOT,
+    Fault,
+    command,
+    newest_step,
+    result,
+    step_folder,
+    train,
+    train_arguments,
+)
+from tests.training.test_multiprocess import SIXTY, TOLERANCE
 from uvit_dia.data.batches import BatchOrder
 from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from tests.support.figures import RecordFigure
 from tests.support.sweeps import calls, cells, collected, kill_at_random, start_sweep, write_sweep
-
 from uvit_dia.report.results import read_results, results_csv
 
 pytestmark = [

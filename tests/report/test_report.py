@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
-from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
 
+from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
+from uvit_dia.plots.style import INK, LOOKS, png_bytes
 from uvit_dia.report import __main__ as report
-from uvit_dia.system.errors import InputError
 from uvit_dia.report.__main__ import write_report
 from uvit_dia.report.figure_columns import metric_figure, noise_figure
 from uvit_dia.report.figure_samples import samples_figure
-from uvit_dia.plots.style import INK, LOOKS, png_bytes
 from uvit_dia.report.figure_training import gradient_figure, loss_figure
 from uvit_dia.report.results import read_results
+from uvit_dia.system.errors import InputError
 
 VARIANTS = ("uvit", "dia_lstm", "dia_lstm_light", "dia_lstm_identity")
 SIZES = (8, 16, 32, 64)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from tests.support.synthetic_sweeps import (
     evaluation,
     make_cells,
@@ -17,10 +18,9 @@ from tests.support.synthetic_sweeps import (
     write_json,
     write_lines,
 )
-
-from uvit_dia.system.errors import InputError
 from uvit_dia.report.figure_training import loss_figure
 from uvit_dia.report.results import COLUMNS, SweepResults, read_results, results_csv
+from uvit_dia.system.errors import InputError
 
 STEPS = 2000  # of a run at batch size 32
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uvit_dia.reporting import comparisons
+from uvit_dia.report import comparisons
 from uvit_dia.report.comparison_text import (
     headline,
     joined,

@@ -12,16 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.crashes import KILLED, Crash, lost_with_the_power, run_armed
-from tests.support.forked import Child
 from safetensors import SafetensorError
 from torch import Tensor
 
-from uvit_dia.runs import checkpoint
-
+from tests.support.crashes import KILLED, Crash, lost_with_the_power, run_armed
+from tests.support.forked import Child
 from uvit_dia import cli
-
-from uvit_dia.system import files
+from uvit_dia.runs import checkpoint
 from uvit_dia.runs.checkpoint import (
     Checkpoint,
     check_tensors,
@@ -31,6 +28,7 @@ from uvit_dia.runs.checkpoint import (
     step_folders,
     verify,
 )
+from uvit_dia.system import files
 from uvit_dia.system.errors import EXIT_IO_ERROR, CorruptFileError, InputError, StorageError
 
 FILES = (

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from tests.support.forked import Child
 from tests.support.runs import tiny_config
-
+from uvit_dia.config.files import RESUMABLE_CHANGES, flatten
+from uvit_dia.config.schema import SCHEMA
 from uvit_dia.runs import folder as run_folder
-from uvit_dia.config.checks import RESUMABLE_CHANGES, SCHEMA, flatten
-from uvit_dia.system.errors import EXIT_BAD_INPUT, InputError, StorageError
 from uvit_dia.runs.folder import STATES, RunFolder, read_metrics, source_commit, versions
+from uvit_dia.system.errors import EXIT_BAD_INPUT, InputError, StorageError
 
 # ---------------------------------------------------------------- the folder itself
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.support.forked import Child, Finished
 from tests.support.runs import (
     ROOT,
@@ -32,9 +33,8 @@ from tests.support.runs import (
     train_arguments,
     tree,
 )
-
-from uvit_dia.training import trainer
 from uvit_dia.cli import shorten_paths
+from uvit_dia.models.uvit import ATTENTION_NAMES
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -43,8 +43,8 @@ from uvit_dia.system.errors import (
     EXIT_OK,
     EXIT_STOPPED_EARLY,
 )
-from uvit_dia.models.uvit import ATTENTION_NAMES
 from uvit_dia.system.signals import SAME_REQUEST_SECONDS
+from uvit_dia.training import trainer
 
 # ---------------------------------------------------------------- every kind of training, in this process
 
@@ -525,10 +525,18 @@ def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "advice"),
     [
-        ("build", "ImageSet", "for the training images; data.on_device = False"),
-        ("trainer", "EMA", "for weights, average and optimizer; with another --workdir"),
-        ("build", "write_grid", "in a preview; the same run may go on with a lower sample.grid_i"),
-        ("build", "evaluate", "in an evaluation; the same run may go on with a lower sample.batch"),
+        ("training.build", "ImageSet", "for the training images; data.on_device = False"),
+        ("training.trainer", "EMA", "for weights, average and optimizer; with another --workdir"),
+        (
+            "training.build",
+            "write_grid",
+            "in a preview; the same run may go on with a lower sample.grid_i",
+        ),
+        (
+            "training.build",
+            "evaluate",
+            "in an evaluation; the same run may go on with a lower sample.batch",
+        ),
     ],
 )
 def test_out_of_memory_is_told_wherever_it_happens(
@@ -539,7 +547,7 @@ def test_out_of_memory_is_told_wherever_it_happens(
         changes["train.sample_every_steps"] = 0
     ended = Child(_train_without_memory, train_arguments(tmp_path, changes), module, name).wait()
     assert_refused(ended, f"out of memory {advice}")
-    if module == "build" and name != "ImageSet":
+    if module == "training.build" and name != "ImageSet":
         assert (status(tmp_path)["state"], status(tmp_path)["reason"][:13]) == (
             "failed",
             "out of memory",

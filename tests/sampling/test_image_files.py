@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uvit_dia.system.errors import InputError
 from uvit_dia.sampling.image_files import (
     GRID_MARGIN,
     PngFolder,
@@ -19,6 +18,7 @@ from uvit_dia.sampling.image_files import (
     write_grid,
     write_npz,
 )
+from uvit_dia.system.errors import InputError
 
 ORIGIN: dict[str, object] = {"weights_sha256": "ab" * 32, "block": 4, "seed": 0, "eta": 0.0}
 

@@ -7,17 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from uvit_dia.config.checks import SAMPLERS
+from uvit_dia.config.schema import SAMPLERS
 from uvit_dia.diffusion import NoiseSchedule
-from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.models import UViT
-from uvit_dia.sampling.sampler import (
-    Denoiser,
-    ImageSampler,
-    SamplerSettings,
-    make_scheduler,
-    share_of_rank,
-)
+from uvit_dia.sampling.sampler import Denoiser, ImageSampler, share_of_rank
+from uvit_dia.sampling.schedulers import SamplerSettings, make_scheduler
+from uvit_dia.system.errors import InputError, NonFiniteImagesError
 
 MEAN, STD = 0.3, 0.4  # of the Gaussian data whose exact predictions are known
 STOCHASTIC = {"ddpm": {}, "dpmpp_2m_sde": {}, "ddim": {"eta": 1.0}}

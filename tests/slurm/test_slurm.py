@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.sweeps import (
     calls,
     cells,
@@ -20,9 +21,8 @@ from tests.support.sweeps import (
     states,
     write_sweep,
 )
-
-from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 from uvit_dia.sweep.cells import SCRIPTS
+from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 pytestmark = [

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.crashes import Crash, run_armed
-from tests.support.forked import Child, Finished
 from ml_collections import ConfigDict
 
-from uvit_dia.runs.checkpoint import step_folders
+from tests.support.crashes import Crash, run_armed
+from tests.support.forked import Child, Finished
 from uvit_dia.config.checks import check_config
+from uvit_dia.runs.checkpoint import step_folders
 from uvit_dia.system.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +55,9 @@ def tiny_trainer(path: Path, changes: Changes | None = None) -> Any:
     import torch
     from accelerate.state import AcceleratorState, GradientState
 
-    from uvit_dia.build import make_accelerator, make_trainer
     from uvit_dia.runs.folder import RunFolder
+    from uvit_dia.system.accelerator import make_accelerator
+    from uvit_dia.training.build import make_trainer
 
     torch.set_num_threads(1)  # tiny tensors, and cores that all tests share
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 import submitit  # noqa: F401  closes all logging handlers, absl's with pytest's stderr: so early
-from tests.support.forked import Child
 
+from tests.support.forked import Child
 from uvit_dia import cli
 from uvit_dia.sweep.__main__ import main
 

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from ml_collections import ConfigDict
-from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
 
-from uvit_dia.config.checks import flatten
-from uvit_dia.training.ema import ema_decay
-from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_json
+from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
+from uvit_dia.config.files import flatten
 from uvit_dia.sweep.__main__ import main
 from uvit_dia.sweep.cells import SCRIPTS, flag_text
 from uvit_dia.sweep.config import Sweep, make_sweep, read_run_config
@@ -26,6 +23,9 @@ from uvit_dia.sweep.folder import (
     write_cell_json,
     write_sweep_json,
 )
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_json
+from uvit_dia.training.ema import ema_decay
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
 
-from uvit_dia.system.errors import InputError, StorageError
+from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
 from uvit_dia.sweep.__main__ import _parse, _read_config
 from uvit_dia.sweep.config import make_sweep
+from uvit_dia.system.errors import InputError, StorageError
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.support.sweeps import (
     ROOT,
     cells,
@@ -18,7 +19,6 @@ from tests.support.sweeps import (
     sweep,
     write_sweep,
 )
-
 from uvit_dia.report.__main__ import main as report
 from uvit_dia.report.results import read_results, results_csv
 from uvit_dia.sweep.cells import SCRIPTS

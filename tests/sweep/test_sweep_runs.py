@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from tests.support.sweeps import (
     calls,
     cells,
@@ -27,11 +28,10 @@ from tests.support.sweeps import (
     working_on,
     write_sweep,
 )
-
-from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.sweep.__main__ import _parse, _read_config
 from uvit_dia.sweep.run import CellsFailed
+from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"

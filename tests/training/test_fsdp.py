@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.forked import Child, Finished, start_ranks
-from tests.support.runs import command, log_lines, status, step_folder, train, train_arguments
 from safetensors.torch import load_file
 
+from tests.support.forked import Child, Finished, start_ranks
+from tests.support.runs import command, log_lines, status, step_folder, train, train_arguments
 from uvit_dia.system.errors import EXIT_BAD_INPUT
 
 pytestmark = pytest.mark.multiprocess

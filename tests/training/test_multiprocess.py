@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
 from tests.support.forked import Child, Finished, free_port, start_ranks
 from tests.support.runs import (
     ROOT,
@@ -27,12 +29,10 @@ from tests.support.runs import (
     train_arguments,
     tree,
 )
-from safetensors.torch import load_file, save_file
-
-from uvit_dia.training import trainer
 from uvit_dia.data.batches import BatchOrder
-from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
 from uvit_dia.sampling.sampler import ImageSampler
+from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
+from uvit_dia.training import trainer
 
 pytestmark = pytest.mark.multiprocess
 

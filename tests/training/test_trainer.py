@@ -10,18 +10,26 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.support.runs import checkpoint_hashes, log_lines, step_folder, tiny_config, tiny_trainer, tree, weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.support.runs import (
+    checkpoint_hashes,
+    log_lines,
+    step_folder,
+    tiny_config,
+    tiny_trainer,
+    tree,
+    weights,
+)
 from uvit_dia import rng
-
-from uvit_dia.runs import resume as run_checkpoints
-from uvit_dia.build import make_model, make_trainer
 from uvit_dia.data.batches import BatchOrder
 from uvit_dia.data.sources import load_image_set
-from uvit_dia.system.errors import EXIT_DIVERGED, DivergedError, InputError
+from uvit_dia.models.build import make_model
+from uvit_dia.runs import resume as run_checkpoints
 from uvit_dia.runs.folder import RunFolder
+from uvit_dia.system.errors import EXIT_DIVERGED, DivergedError, InputError
+from uvit_dia.training.build import make_trainer
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 from uvit_dia.training.trainer import Trainer

@@ -6,8 +6,8 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
-from uvit_dia.config.checks import SAMPLERS, nearest
-from uvit_dia.system.errors import InputError
+from uvit_dia.config.schema import SAMPLERS
+from uvit_dia.system.errors import InputError, nearest
 
 COMMANDS = {
     "correlation": "Pearson correlation of attention maps between blocks (Fig. 2)",

@@ -10,8 +10,10 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
+from uvit_dia.analysis.probe import observe
+from uvit_dia.analysis.result import AnalysisResult
+from uvit_dia.analysis.subject import make_subject, require_unit
 from uvit_dia.plots.parts import (
     QUANTILES,
     draw_heat_map,
@@ -19,10 +21,8 @@ from uvit_dia.plots.parts import (
     label_blocks,
     quantiles,
 )
-from uvit_dia.analysis.probe import observe
-from uvit_dia.analysis.subject import make_subject, require_unit
-from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.plots.style import INK, WIDTH, look, style
+from uvit_dia.runs.trained_model import TrainedModel
 
 NUM_BINS = 40  # of the distribution, from -1 to 1
 CONSTANT = (

@@ -17,17 +17,17 @@ from ml_collections import ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.cost_figure import HOW_TO_READ, TITLE, draw_costs
 from uvit_dia.analysis.peak_memory import peak_bytes
+from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import checkpoint_facts
-from uvit_dia.build import make_model
-from uvit_dia.config.checks import UNIT_OVER_IMAGES
-from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.config.schema import UNIT_OVER_IMAGES
 from uvit_dia.models import UViT
+from uvit_dia.models.build import make_model
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.rng import integer_rows, normal_rows
+from uvit_dia.runs.trained_model import TrainedModel
 
 NUM_WARM_UPS = 2  # untimed calls before the first round
 MAX_DEFAULT_BATCH_SIZE = 64

@@ -12,8 +12,10 @@ from accelerate import Accelerator
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
+from uvit_dia.analysis.probe import Observations, observe
+from uvit_dia.analysis.result import AnalysisResult
+from uvit_dia.analysis.subject import make_subject, require_unit
 from uvit_dia.plots.parts import (
     BOX_SENTENCE,
     QUANTILES,
@@ -24,10 +26,8 @@ from uvit_dia.plots.parts import (
     quantiles,
     spanned,
 )
-from uvit_dia.analysis.probe import Observations, observe
-from uvit_dia.analysis.subject import make_subject, require_unit
-from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.plots.style import INK, WIDTH, style
+from uvit_dia.runs.trained_model import TrainedModel
 
 NUM_LEVELS = 10  # equal parts of the training timesteps
 TITLE = "What multiplies the channels: the gates"

@@ -21,8 +21,11 @@ from torch.backends import cudnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
+from uvit_dia.analysis.probe import recorded_outputs
+from uvit_dia.analysis.result import AnalysisResult
+from uvit_dia.analysis.subject import Subject, load_model, make_subject
+from uvit_dia.config.files import to_plain
 from uvit_dia.plots.parts import (
     BOX_SENTENCE,
     QUANTILES,
@@ -30,14 +33,11 @@ from uvit_dia.plots.parts import (
     explain,
     quantiles,
 )
-from uvit_dia.analysis.probe import recorded_outputs
-from uvit_dia.analysis.subject import Subject, load_model, make_subject
-from uvit_dia.config.checks import to_plain
-from uvit_dia.system.errors import InputError
-from uvit_dia.runs.trained_model import TrainedModel
-from uvit_dia.training.noised_batch import NoisedBatch
 from uvit_dia.plots.style import PAPER, WIDTH, look, style
 from uvit_dia.rng import permutation
+from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.system.errors import InputError
+from uvit_dia.training.noised_batch import NoisedBatch
 
 MAX_ENTRIES = 1024  # an image and block, of the quantiles; moments are over all entries
 MAX_DECADES = 5  # of the picture

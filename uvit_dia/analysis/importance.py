@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
-from uvit_dia.plots.parts import draw_heat_map, explain, label_blocks
 from uvit_dia.analysis.probe import observe
+from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import make_subject, require_unit
-from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.plots.parts import draw_heat_map, explain, label_blocks
 from uvit_dia.plots.style import WIDTH, look, style
 from uvit_dia.rng import permutation, position_seed
+from uvit_dia.runs.trained_model import TrainedModel
 
 MAX_SAMPLES = 4096
 NUM_TREES = 100

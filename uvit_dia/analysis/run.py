@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.correlation import analyse_correlation
 from uvit_dia.analysis.cost import analyse_cost
 from uvit_dia.analysis.gates import analyse_gates
 from uvit_dia.analysis.gradients import analyse_gradients
 from uvit_dia.analysis.importance import analyse_importance
+from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.sensitivity import analyse_sensitivity
-from uvit_dia.build import make_accelerator
-from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_atomically, write_json
-from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.plots.style import png_bytes, svg_bytes
 from uvit_dia.runs.folder import versions
+from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.system.accelerator import make_accelerator
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_atomically, write_json
 
 Analyse = Callable[..., AnalysisResult]
 ANALYSES: dict[str, Analyse] = {

@@ -5,12 +5,14 @@ from dataclasses import replace
 from accelerate import Accelerator
 
 from uvit_dia.analysis.arguments import AnalysisArguments
-from uvit_dia.build import load_training_images, make_references, make_sampler
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.evaluation.evaluator import evaluate
+from uvit_dia.data.sources import load_training_images
+from uvit_dia.evaluation.evaluator import evaluate, make_references
 from uvit_dia.evaluation.extractors import Extractor, find_extractor
 from uvit_dia.runs.trained_model import TrainedModel
-from uvit_dia.sampling.run import sampler_settings, warn
+from uvit_dia.sampling.run import warn
+from uvit_dia.sampling.sampler import make_sampler
+from uvit_dia.sampling.schedulers import sampler_settings
 
 
 class SampleDistance:
@@ -50,7 +52,7 @@ class SampleDistance:
                 batch_size=arguments.batch_size,
                 use_ema=arguments.use_ema,
             ),
-            trained,
+            config,
         )
         source = find_extractor(config.eval.extractor, config.eval.weights)
         self.metric = "fid" if source.is_inception else "fd"

@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.probe import mean_gates, replaced_gates
+from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.sample_distance import SampleDistance
 from uvit_dia.analysis.sensitivity_figure import HOW_TO_READ, TITLE, draw_removals
 from uvit_dia.analysis.subject import Subject, make_subject, require_unit

@@ -9,14 +9,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from uvit_dia.analysis.arguments import AnalysisArguments
-from uvit_dia.build import load_training_images, make_schedule
-from uvit_dia.data.batches import ImageSet, to_model_range
+from uvit_dia.data.images import ImageSet, to_model_range
+from uvit_dia.data.sources import load_training_images
 from uvit_dia.diffusion import Diffusion
-from uvit_dia.system.errors import InputError
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
-from uvit_dia.training.noised_batch import NoisedBatch
 from uvit_dia.rng import normal_rows, permutation
+from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.sampling.run import warn
+from uvit_dia.sampling.schedulers import make_schedule
+from uvit_dia.system.errors import InputError
+from uvit_dia.training.noised_batch import NoisedBatch
 
 DEFAULT_NUM_IMAGES = 256
 MAX_DEFAULT_BATCH_SIZE = 64  # what fits where gradients are kept too

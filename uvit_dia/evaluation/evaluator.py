@@ -1,15 +1,17 @@
 """Sampling and measuring together, over all processes: images are streamed from the sampler into the extractor."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import torch
 from accelerate import Accelerator
+from ml_collections import ConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_dia.system.errors import NonFiniteImagesError
+from uvit_dia.data.images import ImageSet
+from uvit_dia.data.sources import load_test_images
 from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.evaluation.metrics import (
     Features,
@@ -18,8 +20,11 @@ from uvit_dia.evaluation.metrics import (
     compute_metrics,
     extract,
     real_floor,
+    reference_features,
 )
 from uvit_dia.sampling.sampler import ImageSampler, share_of_rank
+from uvit_dia.system.errors import NonFiniteImagesError
+from uvit_dia.system.files import cache_folder
 from uvit_dia.system.processes import failing_together
 
 
@@ -120,3 +125,21 @@ def _layers(extractor: Extractor) -> list[str]:
 def _widths(features: Features, extractor: Extractor, accelerator: Accelerator) -> Tensor:
     found = [features[layer].shape[1] if layer in features else 0 for layer in _layers(extractor)]
     return torch.tensor(found, dtype=torch.float32, device=accelerator.device)
+
+
+def make_references(
+    config: ConfigDict,
+    extractor: Extractor,
+    images: ImageSet,
+    accelerator: Accelerator,
+    warn: Callable[[str], None],
+) -> tuple[Reference, Features | None]:
+    """Return features of the whole training set, and of the test split for the floor where there is one."""
+    batch_size = config.eval.batch_size
+    test = load_test_images(config, show_progress=accelerator.is_main_process)
+    with accelerator.main_process_first():  # the first one fills the cache that the others read
+        reference = reference_features(
+            images, extractor, batch_size=batch_size, cache=cache_folder() / "features", warn=warn
+        )
+    held_out = None if test is None else extract(extractor, test.images.split(batch_size))
+    return reference, held_out

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from uvit_dia.config.checks import extractor_label
+from uvit_dia.evaluation.exported_programs import check_program, load_program
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import download, sha256_file
 from uvit_dia.system.memory import is_out_of_memory
-from uvit_dia.evaluation.exported_programs import check_program, load_program
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"

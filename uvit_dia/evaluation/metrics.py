@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from uvit_dia.data.batches import ImageSet
-from uvit_dia.system.errors import InputError
+from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.extractors import Extractor
-from uvit_dia.system.files import write_atomically
 from uvit_dia.rng import permutation
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_atomically
 
 Features = dict[str, Tensor]  # layer -> (N, D) float32 on the CPU
 KID_SUBSETS = 100

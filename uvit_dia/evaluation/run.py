@@ -7,16 +7,19 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from uvit_dia.build import load_training_images, make_accelerator, make_references, make_sampler
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.system.errors import InputError
-from uvit_dia.evaluation.evaluator import evaluate
+from uvit_dia.data.sources import load_training_images
+from uvit_dia.evaluation.evaluator import evaluate, make_references
 from uvit_dia.evaluation.extractors import Extractor, ExtractorSource, find_extractor
-from uvit_dia.system.files import append_line
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
-from uvit_dia.sampling.run import advice_on_batch_size, sampler_settings, warn
+from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.sampling.run import advice_on_batch_size, warn
+from uvit_dia.sampling.sampler import make_sampler
+from uvit_dia.sampling.schedulers import sampler_settings
+from uvit_dia.system.accelerator import make_accelerator
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import append_line
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         device=accelerator.device,
     )
     config = trained.config
-    settings = sampler_settings(sampling, trained)
+    settings = sampler_settings(sampling, trained.config)
     num_images = sampling.num_images or config.eval.num_images
     check_num_images(num_images, tuple(config.eval.metrics))
     source = _find_extractor(trained, arguments, accelerator)

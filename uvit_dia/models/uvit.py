@@ -13,11 +13,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 from uvit_dia.models.layers import MLP, Attention, PatchEmbed, timestep_embedding, unpatchify
+from uvit_dia.models.official_weights import _read_official_file
+from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 from uvit_dia.models.units.registry import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
-
-MAX_WEIGHT_FILE_BYTES = 4 * 2**30  # a larger foreign weight file is not a U-ViT
 
 
 class Block(nn.Module):
@@ -346,31 +345,3 @@ class UViT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' two bas
                 f"not the weights of this U-ViT: {' '.join(str(error).split())}"
             ) from error
         return model.eval()
-
-
-def _read_official_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"no weight file at {path}")
-    size = path.stat().st_size
-    if size > MAX_WEIGHT_FILE_BYTES:
-        raise ValueError(f"{path} has {size} bytes; at most {MAX_WEIGHT_FILE_BYTES} are read")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"cannot read weights from {path}: {error}") from error
-    try:
-        # Uncompressed records only are mapped; a compressed one, which could inflate, fails to map.
-        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises a dozen types for a file it cannot or will not read
-        raise ValueError(
-            f"cannot read weights from {path}: {' '.join(str(error).split())[:200]}"
-        ) from error
-    if not isinstance(state_dict, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state_dict.items()
-    ):
-        raise ValueError(f"{path} does not hold a plain dictionary of tensors")
-    return state_dict

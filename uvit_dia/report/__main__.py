@@ -16,10 +16,10 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
-from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_atomically
 from uvit_dia.report.comparisons import compare_variants
 from uvit_dia.report.results import ENDED, SweepResults, read_results, results_csv
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_atomically
 
 PACKAGES = ("matplotlib", "pandas", "scipy")
 USAGE = """Write the report of a batch-size sweep: tables, statistics, figures.

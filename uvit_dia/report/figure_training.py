@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from uvit_dia.report.cell_measures import SETTLED_SHARE
 from uvit_dia.plots.style import INK, PAPER, WIDTH, add_legend, log_axis, look, style
+from uvit_dia.report.cell_measures import SETTLED_SHARE
 from uvit_dia.report.result_files import CellFiles, number
 from uvit_dia.report.results import SweepResults
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
+from uvit_dia.plots.style import png_bytes, svg_bytes
 from uvit_dia.report.figure_columns import column_figure, metric_figure, noise_figure
 from uvit_dia.report.figure_samples import samples_figure
-from uvit_dia.plots.style import png_bytes, svg_bytes
 from uvit_dia.report.figure_training import gradient_figure, loss_figure
 from uvit_dia.report.page import Picture
 from uvit_dia.report.results import SweepResults

@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
-from uvit_dia.config.checks import forbidden_changes, read_config_json, to_plain
+from uvit_dia.config.files import forbidden_changes, read_config_json, to_plain
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line, write_atomically, write_json
 

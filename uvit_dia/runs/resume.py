@@ -6,6 +6,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from uvit_dia.config.files import config_hash, forbidden_changes, read_config_json, to_plain
 from uvit_dia.runs.checkpoint import (
     Checkpoint,
     Verified,
@@ -14,9 +15,8 @@ from uvit_dia.runs.checkpoint import (
     commit,
     newest_valid,
 )
-from uvit_dia.config.checks import config_hash, forbidden_changes, read_config_json, to_plain
-from uvit_dia.system.errors import DivergedError, InputError
 from uvit_dia.runs.folder import RunFolder, versions
+from uvit_dia.system.errors import DivergedError, InputError
 
 Files = Mapping[str, Mapping[str, Tensor]]
 

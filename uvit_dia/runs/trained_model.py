@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from ml_collections import ConfigDict
 
-from uvit_dia.build import make_model
-from uvit_dia.runs.checkpoint import Checkpoint, Warn, check_tensors, newest_valid, verify
-from uvit_dia.config.checks import read_config_json
-from uvit_dia.system.errors import InputError
+from uvit_dia.config.files import read_config_json
 from uvit_dia.models import UViT
+from uvit_dia.models.build import make_model
+from uvit_dia.runs.checkpoint import Checkpoint, Warn, check_tensors, newest_valid, verify
+from uvit_dia.system.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,13 +10,16 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_dia.build import make_accelerator, make_sampler, make_sampler_settings, make_schedule
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.system.errors import InputError, NonFiniteImagesError
+from uvit_dia.runs.trained_model import find_checkpoint, load_trained
 from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank
+from uvit_dia.sampling.schedulers import (
+    sampler_settings,
+)
+from uvit_dia.system.accelerator import make_accelerator
+from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
-from uvit_dia.sampling.sampler import ImageSampler, SamplerSettings, make_scheduler, share_of_rank
 from uvit_dia.system.processes import failing_together
 
 
@@ -30,21 +31,6 @@ def warn(message: str) -> None:
 def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
     """Return a context in which running out of memory is told with the flag that may help."""
     return memory_advice(f"with {batch_size} images at a time; give a lower --batch_size")
-
-
-def sampler_settings(arguments: SamplingArguments, trained: TrainedModel) -> SamplerSettings:
-    """Return the settings of the run's config, changed by what the command line says, and checked."""
-    given: dict[str, Any] = {
-        "sampler": arguments.sampler,
-        "num_steps": arguments.num_steps,
-        "seed": arguments.seed,
-    }
-    settings = replace(
-        make_sampler_settings(trained.config),
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    make_scheduler(settings, make_schedule(trained.config))
-    return settings
 
 
 def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
@@ -60,7 +46,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         use_ema=arguments.use_ema,
         device=accelerator.device,
     )
-    settings = sampler_settings(arguments, trained)
+    settings = sampler_settings(arguments, trained.config)
     num_images = arguments.num_images
     assert num_images is not None  # the command has a default
     batch_size = min(arguments.batch_size or trained.config.sample.batch_size, num_images)

@@ -15,12 +15,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from uvit_dia import cli
-from uvit_dia.config.checks import flatten, nearest
-from uvit_dia.system.errors import InputError
+from uvit_dia.config.files import flatten
 from uvit_dia.sweep.cells import SCRIPTS, pasteable
 from uvit_dia.sweep.config import SWEEP_SCHEMA, Sweep, make_sweep
 from uvit_dia.sweep.folder import FINAL_STATES, compare
 from uvit_dia.sweep.status import plan_table, read_status, status_table
+from uvit_dia.system.errors import InputError, nearest
 
 WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
     "budget",

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_DIVERGED
-from uvit_dia.sweep.processes import CommandRunner, Stopped
 from uvit_dia.sweep.evaluations import (
     drop_torn_line,
     evaluation_facts,
@@ -27,6 +25,8 @@ from uvit_dia.sweep.folder import (
     read_json,
     write_cell_json,
 )
+from uvit_dia.sweep.processes import CommandRunner, Stopped
+from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_DIVERGED
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

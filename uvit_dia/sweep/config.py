@@ -12,24 +12,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from uvit_dia import cli
-from uvit_dia.config.checks import (
-    SAMPLERS,
-    SCHEMA,
-    Check,
-    _check_tree,
-    _choice,
-    _integer,
-    _number,
-    _text,
-    check_images_at_a_time,
-    config_hash,
-    flatten,
-    nearest,
-    to_plain,
-)
-from uvit_dia.system.errors import InputError
+from uvit_dia.config.checks import _check_tree, check_images_at_a_time
+from uvit_dia.config.files import config_hash, flatten, to_plain
+from uvit_dia.config.schema import SAMPLERS, SCHEMA, Check, _choice, _integer, _number, _text
 from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
 from uvit_dia.sweep.grid import expand
+from uvit_dia.system.errors import InputError, nearest
 
 MAX_CELLS = 10_000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}")

@@ -4,8 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from uvit_dia.system.files import write_atomically
 from uvit_dia.sweep.folder import read_json
+from uvit_dia.system.files import write_atomically
 
 EVALUATED_WEIGHTS = "ema.safetensors"
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from uvit_dia.config.checks import flatten, forbidden_changes, read_config_json, to_plain
-from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_json
+from uvit_dia.config.files import flatten, forbidden_changes, read_config_json, to_plain
 from uvit_dia.sweep.cells import CELLS_FOLDER
 from uvit_dia.sweep.config import Sweep
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import write_json
 
 FORMAT = 1
 CELL_STATES = ("waiting", "running", "preempted", "done", "diverged", "failed")

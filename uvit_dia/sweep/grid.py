@@ -4,9 +4,9 @@ from itertools import product
 
 from ml_collections import ConfigDict
 
-from uvit_dia.config.checks import flatten
-from uvit_dia.system.errors import InputError
+from uvit_dia.config.files import flatten
 from uvit_dia.sweep.cells import Cell
+from uvit_dia.system.errors import InputError
 
 
 def expand(config: ConfigDict, base_config: ConfigDict) -> tuple[Cell, ...]:

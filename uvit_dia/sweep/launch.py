@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from uvit_dia.system.errors import StoppedEarly
-from uvit_dia.system.signals import StopRequest
+from uvit_dia.sweep.cell_job import CellTask, seconds_of
 from uvit_dia.sweep.cells import Cell
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.folder import read_cell_json, write_cell_json
-from uvit_dia.sweep.cell_job import CellTask, seconds_of
+from uvit_dia.system.errors import StoppedEarly
+from uvit_dia.system.signals import StopRequest
 
 MAX_ATTEMPTS = 2  # of a cell in one invocation: one retry
 STOP_AGAIN_SECONDS = 1.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from uvit_dia.system.errors import InputError
 from uvit_dia.sweep.cell_job import CellJob, CellTask
+from uvit_dia.system.errors import InputError
 
 JOBS_PREFIX = ".jobs-"  # folders of submitit's files, made anew by each invocation
 NO_TIMEOUT_MINUTES = 60 * 24 * 3650

@@ -14,15 +14,16 @@ from typing import TypeVar, cast
 import torch
 from ml_collections import ConfigDict
 
-from uvit_dia.build import load_training_images, make_model, make_sampler_settings, make_schedule
-from uvit_dia.config.checks import to_plain
-from uvit_dia.data.batches import ImageSet
-from uvit_dia.system.errors import InputError, StorageError
+from uvit_dia.config.files import to_plain
+from uvit_dia.data.images import ImageSet
+from uvit_dia.data.sources import load_training_images
 from uvit_dia.evaluation.extractors import Extractor, find_extractor
 from uvit_dia.evaluation.metrics import check_num_images
-from uvit_dia.sampling.sampler import make_scheduler
+from uvit_dia.models.build import make_model
+from uvit_dia.sampling.schedulers import make_sampler_settings, make_schedule, make_scheduler
 from uvit_dia.sweep.cells import Cell, Evaluation
 from uvit_dia.sweep.config import Sweep
+from uvit_dia.system.errors import InputError, StorageError
 
 T = TypeVar("T")
 

@@ -5,16 +5,16 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from uvit_dia.system.errors import CommandError, StoppedEarly
 from uvit_dia.runs.folder import RunFolder
+from uvit_dia.sweep.cell_job import CellTask
 from uvit_dia.sweep.cells import SCRIPTS, Cell
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.folder import FINAL_STATES, compare, read_cell_json, write_sweep_json
-from uvit_dia.sweep.cell_job import CellTask
 from uvit_dia.sweep.launch import Cluster, Progress, make_task, run_cells
 from uvit_dia.sweep.local import LocalCluster, import_submitit, remove_jobs_folders
 from uvit_dia.sweep.slurm import SlurmCluster, check_slurm
 from uvit_dia.sweep.status import read_status, summary
+from uvit_dia.system.errors import CommandError, StoppedEarly
 
 MAX_NAMED_FAILURES = 2
 

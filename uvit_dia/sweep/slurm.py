@@ -11,11 +11,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from uvit_dia.sweep.cell_job import CellJob, CellTask
+from uvit_dia.sweep.folder import read_json
+from uvit_dia.sweep.local import import_submitit, last_line, new_jobs_folder
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_json
-from uvit_dia.sweep.folder import read_json
-from uvit_dia.sweep.cell_job import CellJob, CellTask
-from uvit_dia.sweep.local import import_submitit, last_line, new_jobs_folder
 
 MAX_TIMEOUTS = 1000  # of a cell: each one goes on where the last one was ended
 SIGNAL_DELAY_SECONDS = 120  # how long before a timeout the training is asked to save

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uvit_dia.system.errors import InputError
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.folder import (
     CELL_LOCK,
@@ -19,6 +18,7 @@ from uvit_dia.sweep.folder import (
     read_json,
     read_sweep_json,
 )
+from uvit_dia.system.errors import InputError
 
 MAX_TAIL_BYTES = 2**14
 MAX_NOTE_CHARACTERS = 80

@@ -4,6 +4,9 @@ Everything a user can cause is an `InputError` or one of its siblings below. Any
 command is a bug of ours, and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
@@ -65,3 +68,9 @@ class StoppedEarly(CommandError):
     """A signal asked the run to stop; its state is saved and the same command goes on with it."""
 
     exit_code = EXIT_STOPPED_EARLY
+
+
+def nearest(name: str, names: Iterable[object]) -> str:
+    """Return ", did you mean X?" for the closest of the names, or an empty text."""
+    close = difflib.get_close_matches(name, [str(n) for n in names], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

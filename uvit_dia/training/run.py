@@ -5,13 +5,9 @@ import shutil
 import torch.distributed as dist
 from ml_collections import ConfigDict
 
-from uvit_dia.build import (
-    PROCESS_TIMEOUT_MINUTES,
-    make_accelerator,
-    make_trainer,
-    start_trackers,
-)
-from uvit_dia.config.checks import UNIT_OVER_IMAGES
+from uvit_dia.config.schema import UNIT_OVER_IMAGES
+from uvit_dia.runs.folder import RunFolder
+from uvit_dia.system.accelerator import PROCESS_TIMEOUT_MINUTES, make_accelerator
 from uvit_dia.system.errors import (
     DivergedError,
     LostContactError,
@@ -20,7 +16,7 @@ from uvit_dia.system.errors import (
     StorageError,
 )
 from uvit_dia.system.memory import memory_advice
-from uvit_dia.runs.folder import RunFolder
+from uvit_dia.training.build import make_trainer, start_trackers
 from uvit_dia.training.trainer import Trainer
 
 BYTES_A_WEIGHT = 4 * 4  # weight, average, two moments, each float32

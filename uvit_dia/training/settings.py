@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from uvit_dia.training.ema import EMASettings
 from uvit_dia.system.errors import InputError
+from uvit_dia.training.ema import EMASettings
 
 
 @dataclass(frozen=True)

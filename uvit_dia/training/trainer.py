@@ -14,15 +14,17 @@ from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 
-from uvit_dia.runs import state as training_state
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.diffusion import Diffusion
-from uvit_dia.training.ema import EMA, ema_decay
-from uvit_dia.system.errors import DivergedError, NonFiniteImagesError, StoppedEarly
-from uvit_dia.training.noised_batch import NoisedBatch, draw_batch
+from uvit_dia.runs import state as training_state
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.runs.same_start import choose_together
+from uvit_dia.system.errors import DivergedError, NonFiniteImagesError, StoppedEarly
 from uvit_dia.system.signals import StopRequest
+from uvit_dia.training.ema import EMA, ema_decay
+from uvit_dia.training.log import TrainLog
+from uvit_dia.training.noised_batch import NoisedBatch, draw_batch
+from uvit_dia.training.settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 from uvit_dia.training.stability import (
     buffers_kept,
     noise_scale_terms,
@@ -30,8 +32,6 @@ from uvit_dia.training.stability import (
     squared_norm,
     whole,
 )
-from uvit_dia.training.log import TrainLog
-from uvit_dia.training.settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
 
 STOP_EVERY_STEPS = (
     10  # how often processes on accelerators look whether one of them was asked to stop

@@ -14,10 +14,10 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
-from uvit_dia.config.checks import config_hash
+from uvit_dia.config.files import config_hash
+from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.errors import DivergedError, InputError, StoppedEarly
 from uvit_dia.system.files import write_json
-from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.signals import StopRequest
 
 STEP_SECONDS = float(os.environ.get("STAND_IN_STEP_SECONDS", "0.005"))

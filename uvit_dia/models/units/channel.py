@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 from uvit_dia.models.layers import batch_norm_float32, linear_float32
+from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 
 SPATIAL_KERNEL = 7  # of CBAM's spatial part
 PYRAMID = (1, 2, 4)  # sides of SPA's pooled grids

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from uvit_dia.models.units.protocol import AttentionUnit, RecurrentUnit
-from uvit_dia.models.units.recurrent_cells import DIALSTMCell, DIALSTMLightCell, LSTMCell
 from uvit_dia.models.units.channel import CBAM, ECA, SE, SEM, SGE, SPA, SPEM, SRM
+from uvit_dia.models.units.protocol import AttentionUnit
+from uvit_dia.models.units.recurrent import RecurrentUnit
+from uvit_dia.models.units.recurrent_cells import DIALSTMCell, DIALSTMLightCell, LSTMCell
 
 CELLS = {"lstm": LSTMCell, "dia_lstm": DIALSTMCell, "dia_lstm_light": DIALSTMLightCell}
 SAMS: dict[str, Callable[..., AttentionUnit]] = {

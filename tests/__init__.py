@@ -1,0 +1,1 @@
+"""The tests; a package, since others install a package of this name too."""
