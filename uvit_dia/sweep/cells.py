@@ -96,6 +96,12 @@ class Cell:
         """Return the run's folder in the sweep's."""
         return workdir / CELLS_FOLDER / self.name
 
+    def work_command(self, launch: Launch, workdir: Path) -> list[str]:
+        """Return the command line that trains and evaluates the run as far as that is not done."""
+        place = [] if launch.scripts == SCRIPTS else ["--scripts", str(launch.scripts)]
+        flags = ["--base", launch.base, *place]
+        return [sys.executable, "-m", "uvit_dia.sweep", "cell", str(workdir), self.name, *flags]
+
     def config_flags(self, base: str) -> list[str]:
         """Return the flags that make the run's config out of the base config."""
         changes = [f"--config.{key}={flag_text(value)}" for key, value in self.overrides.items()]
@@ -154,3 +160,9 @@ def pasteable(command: list[str], environment: dict[str, str]) -> str:
 
 def _is_below_here(path: str) -> bool:
     return Path(path).is_relative_to(Path.cwd())
+
+
+def import_path() -> dict[str, str]:
+    """Return the environment variable that lets processes import this package, wherever they are started."""
+    paths = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}

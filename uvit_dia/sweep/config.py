@@ -17,6 +17,7 @@ from uvit_dia.config.files import config_hash, flatten, to_plain
 from uvit_dia.config.schema import SAMPLERS, SCHEMA, Check, _choice, _integer, _number, _text
 from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
 from uvit_dia.sweep.grid import expand
+from uvit_dia.sweep.plan import SweepPlan
 from uvit_dia.system.errors import InputError, nearest
 
 MAX_CELLS = 10_000
@@ -64,8 +65,11 @@ SWEEP_SCHEMA: dict[str, Check | dict] = {
         "timeout_minutes": _integer(1, 10**6),
         "gpus_per_run": _integer(0, 1024),
         "cpus_per_run": _integer(1, 4096),
+        "account": _text,  # "" for the user's default
+        "qos": _text,
     },
 }
+ABSENT = {"slurm.account": "", "slurm.qos": ""}  # what sweep configs without a newer key mean
 SET_BY_SWEEP = {  # keys of a run's config that no variant may set -> what sets them
     "seed": "seeds",
     "train.batch_size": "batch_sizes",
@@ -95,11 +99,11 @@ class Sweep:
     cells: tuple[Cell, ...]
     configs: dict[str, ConfigDict]
 
-    def hours(self, cell: Cell) -> float:
-        """Return the estimated time of a cell, from the costs that its sweep config gives."""
+    def seconds(self, cell: Cell) -> float:
+        """Return the estimated time of a cell, from the costs that its sweep config gives; 0 for unknown."""
         config = self.config
         seconds = cell.images * config.seconds_per_image + cell.num_steps * config.seconds_per_step
-        return (seconds + config.seconds_per_cell) / 3600
+        return seconds + config.seconds_per_cell
 
 
 def make_sweep(config: ConfigDict, path: Path, scripts: Path) -> Sweep:
@@ -113,6 +117,7 @@ def make_sweep(config: ConfigDict, path: Path, scripts: Path) -> Sweep:
     Raises:
         InputError: naming what is wrong; nothing was written or started.
     """
+    add_absent_keys(config)
     check_sweep_config(config)
     base = find_base(config.base, path)
     base_config = read_run_config(["--config", base], f"base {base}")
@@ -126,6 +131,37 @@ def make_sweep(config: ConfigDict, path: Path, scripts: Path) -> Sweep:
     _refuse_equal_runs(configs)
     evaluation = Evaluation(**to_plain(config)["eval"])
     return Sweep(config, to_plain(base_config), launch, evaluation, cells, configs)
+
+
+def add_absent_keys(config: ConfigDict) -> None:
+    """Give a sweep config the keys that were not known when it was written."""
+    with config.unlocked():
+        for key, value in ABSENT.items():
+            path, _, name = key.rpartition(".")
+            group = config.get(path)
+            if isinstance(group, ConfigDict) and name not in group:
+                group[name] = value
+
+
+def planned_evaluation(plan: SweepPlan) -> Evaluation:
+    """Return how the cells of a plan are evaluated."""
+    return Evaluation(**to_plain(planned_config(plan))["eval"])
+
+
+def planned_config(plan: SweepPlan) -> ConfigDict:
+    """Return the checked sweep config of a plan, whose file may be of an older version, or damaged.
+
+    Raises:
+        InputError: naming the first wrong key, what was found and what is allowed.
+    """
+    try:
+        config = ConfigDict(plan.config)
+        add_absent_keys(config)
+        check_sweep_config(config)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        words = " ".join(str(error).split())[:160]
+        raise InputError(f"{plan.folder / 'sweep.json'}: {words}") from error
+    return config
 
 
 def check_sweep_config(config: ConfigDict) -> None:
@@ -219,6 +255,11 @@ def read_run_config(flags: list[str], origin: str) -> ConfigDict:
 
 def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
     """Check a run's config against what its cell asks for, and its batch against the launch."""
+    if "fid" not in config.eval.metrics:
+        metrics = tuple(config.eval.metrics)
+        raise InputError(
+            f"cell {cell.name}: eval.metrics = {metrics} has no fid, which is what a sweep compares"
+        )
     found = flatten(to_plain(config))
     for key, value in cell.overrides.items():
         wanted = list(value) if isinstance(value, tuple) else value

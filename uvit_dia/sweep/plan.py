@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uvit_dia.sweep.cells import Cell
-from uvit_dia.system.errors import InputError
+from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.records import Record, number, read_json
 
 FORMAT = 1  # of sweep.json
@@ -52,6 +52,18 @@ class SweepPlan:
                 ),
             )
         )
+
+    def cell(self, name: str) -> Cell:
+        """Return a run by its name.
+
+        Raises:
+            InputError: if there is none of this name.
+        """
+        by_name = {cell.name: cell for cell in self.run_order}
+        if name not in by_name:
+            hint = nearest(name, by_name)
+            raise InputError(f"{self.folder} has no cell {name!r:.80}{hint}")
+        return by_name[name]
 
     @property
     def variants(self) -> tuple[str, ...]:
