@@ -7,13 +7,12 @@ alike: a round times each variant once, in an order that rotates, and a ratio is
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from ml_collections import ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -22,7 +21,8 @@ from uvit_dia.analysis.cost_figure import HOW_TO_READ, TITLE, draw_costs
 from uvit_dia.analysis.peak_memory import peak_bytes
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import checkpoint_facts
-from uvit_dia.config.schema import UNIT_OVER_IMAGES
+from uvit_dia.config.schema import Config
+from uvit_dia.config.units import normalises_over_images
 from uvit_dia.models import UViT
 from uvit_dia.models.build import make_model
 from uvit_dia.models.units.registry import ATTENTION_NAMES
@@ -82,7 +82,7 @@ class Variant:
 
 
 def make_variants(
-    config: ConfigDict, inputs: Inputs, device: torch.device
+    config: Config, inputs: Inputs, device: torch.device
 ) -> tuple[dict[str, Variant], dict[str, str]]:
     """Make every variant that the run's model shape and options, and the number of images, allow.
 
@@ -91,13 +91,11 @@ def make_variants(
     """
     variants, skipped = {}, {}
     for name in ATTENTION_NAMES:
-        if name == UNIT_OVER_IMAGES and len(inputs.x_t) == 1:
+        if normalises_over_images(name) and len(inputs.x_t) == 1:
             skipped[name] = f"{name} normalises over the batch: training needs at least 2 images"
             continue
-        changed = config.copy_and_resolve_references()
-        changed.model.attention = name
         try:
-            model = make_model(changed)
+            model = make_model(replace(config, model=replace(config.model, attention=name)))
         except ValueError as error:  # options or width that the unit does not fit
             skipped[name] = " ".join(str(error).split())
             continue
@@ -201,7 +199,7 @@ def analyse_cost(
     )
 
 
-def _make_inputs(config: ConfigDict, seed: int, batch_size: int, device: torch.device) -> Inputs:
+def _make_inputs(config: Config, seed: int, batch_size: int, device: torch.device) -> Inputs:
     rows = range(batch_size)
     place = (0, rows, batch_size)
     shape = (config.model.in_chans, config.model.img_size, config.model.img_size)

@@ -12,7 +12,7 @@ from uvit_dia.evaluation.extractors import Extractor, find_extractor
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.run import warn
 from uvit_dia.sampling.sampler import make_sampler
-from uvit_dia.sampling.schedulers import sampler_settings
+from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 
 
 class SampleDistance:
@@ -118,6 +118,6 @@ class SampleDistance:
             "reference": self._reference.name,
             "reference_sha256": self._reference.fingerprint,
             "reference_num_images": len(self._reference),
-            **self.settings.as_dict(),
+            **sampler_facts(self.settings),
             **{name: self._last[name] for name in floor},
         }

@@ -15,7 +15,6 @@ from uvit_dia.diffusion import Diffusion
 from uvit_dia.rng import normal_rows, permutation
 from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.sampling.run import warn
-from uvit_dia.sampling.schedulers import make_schedule
 from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
@@ -167,12 +166,7 @@ def make_subject(
     return Subject(
         trained=trained,
         images=images,
-        diffusion=Diffusion(
-            make_schedule(config),
-            loss_weighting=config.diffusion.loss_weighting,
-            min_snr_gamma=config.diffusion.min_snr_gamma,
-            device=accelerator.device,
-        ),
+        diffusion=Diffusion(config.diffusion, accelerator.device),
         accelerator=accelerator,
         seed=arguments.seed,
         num_images=count,
