@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.cost_figure import HOW_TO_READ, TITLE, draw_costs
-from uvit_dia.analysis.peak_memory import peak_bytes
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import checkpoint_facts
 from uvit_dia.config.schema import UNIT_OVER_IMAGES
@@ -31,7 +30,8 @@ from uvit_dia.runs.trained_model import TrainedModel
 
 NUM_WARM_UPS = 2  # untimed calls before the first round
 MAX_DEFAULT_BATCH_SIZE = 64
-COUNTS = ("weights", "flops_forward", "flops_step", "peak_bytes_forward", "peak_bytes_step")
+COUNTS = ("weights", "flops_forward", "flops_step")
+PEAKS = ("peak_bytes_forward", "peak_bytes_step")  # on CUDA only, whose allocator keeps count
 TIMES = ("seconds_forward", "seconds_step")
 
 
@@ -107,7 +107,7 @@ def make_variants(
 
 
 def count_costs(variant: Variant) -> dict[str, int]:
-    """Return what is counted rather than timed: weights, FLOPs an image, peak memory of a batch."""
+    """Return what is counted rather than timed: weights, FLOPs an image; on CUDA the peak memory of a batch too."""
     batch_size = len(variant.inputs.x_t)
     device = variant.inputs.x_t.device
     flops = {}
@@ -115,13 +115,27 @@ def count_costs(variant: Variant) -> dict[str, int]:
         with FlopCounterMode(display=False) as counter:
             call()
         flops[name] = counter.get_total_flops() // batch_size
-    return {
+    counts = {
         "weights": sum(p.numel() for p in variant.model.parameters()),
         "flops_forward": flops["forward"],
         "flops_step": flops["step"],
-        "peak_bytes_forward": peak_bytes(variant.forward, device),
-        "peak_bytes_step": peak_bytes(variant.step, device),
     }
+    if device.type == "cuda":
+        counts |= {
+            "peak_bytes_forward": peak_bytes(variant.forward, device),
+            "peak_bytes_step": peak_bytes(variant.step, device),
+        }
+    return counts
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Do the work and return the most bytes that torch's CUDA allocator held for it at a time."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def time_interleaved(
@@ -176,8 +190,9 @@ def analyse_cost(
             row[key] = _spread(seconds[name])
             row[f"{key}_ratio"] = _spread(seconds[name] / seconds["none"])
     for row in rows.values():
-        for key in COUNTS:
-            row[f"{key}_ratio"] = row[key] / rows["none"][key]
+        for key in (*COUNTS, *PEAKS):
+            if key in row:
+                row[f"{key}_ratio"] = row[key] / rows["none"][key]
     return AnalysisResult(
         title=TITLE,
         how_to_read=HOW_TO_READ,

@@ -40,12 +40,9 @@ from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
 MAX_ENTRIES = 1024  # an image and block, of the quantiles; moments are over all entries
-MAX_DECADES = 5  # of the picture
-NO_MATTER = (
-    "path",
-    "on_device",
-    "random_flip",
-)  # data keys: images are compared, and not flipped here
+MAX_DECADES = 9  # of the picture
+# Keys of data that may differ: the images themselves are compared, and they are not flipped here.
+NO_MATTER = ("path", "on_device", "random_flip")
 TITLE = "Gradients of the training loss at each block's output"
 HOW_TO_READ = (
     "Size of single entries of the gradient of an image's loss by a block's output tokens; block 0 is nearest to the "

@@ -105,13 +105,8 @@ def observe(subject: Subject) -> Observations:
         maps[block_index].append(output[1].float().cpu())
         gates[block_index].append(unit.gate(output[1]).float().cpu())
 
-    with (
-        watched(model, keep),
-        tqdm(total=subject.num_images, unit="image", desc="attention maps") as bar,
-    ):
-        for batch in subject.batches():
-            model(batch.x_t, batch.timesteps)
-            bar.update(len(batch))
+    with watched(model, keep):
+        _run_images(subject, "attention maps")
     return Observations(
         blocks=tuple(model.attention_blocks),
         maps=torch.stack([torch.cat(parts) for parts in maps.values()]),
@@ -136,14 +131,17 @@ def mean_gates(subject: Subject) -> dict[int, Tensor]:
         block_index = inputs[2]
         sums[block_index] = total + sums[block_index] if block_index in sums else total
 
-    with (
-        _hooked(model, add),
-        tqdm(total=subject.num_images, unit="image", desc="mean gates") as bar,
-    ):
-        for batch in subject.batches():
-            model(batch.x_t, batch.timesteps)
-            bar.update(len(batch))
+    with _hooked(model, add):
+        _run_images(subject, "mean gates")
     return {block: (sums[block] / subject.num_images).float() for block in model.attention_blocks}
+
+
+def _run_images(subject: Subject, label: str) -> None:
+    """Run the subject's images through its network, under a bar; hooks see what they want to see."""
+    with tqdm(total=subject.num_images, unit="image", desc=label) as bar:
+        for batch in subject.batches():
+            subject.trained.model(batch.x_t, batch.timesteps)
+            bar.update(len(batch))
 
 
 @contextmanager
