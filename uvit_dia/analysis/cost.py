@@ -1,8 +1,9 @@
-"""What every attention unit costs, against `none` in the same run (Sec. VI-B1 and Table IV, arXiv:2210.16101).
+"""The cost of every attention unit against `none` (Sec. VI-B1, Table IV, arXiv:2210.16101).
 
-All variants have the run's own model shape and attention options, and weights as they are initialised: what is
-measured doesn't depend on their values. Timings are interleaved, so that a machine that slows down slows all variants
-alike: a round times each variant once, in an order that rotates, and a ratio is that to `none` of the same round.
+All variants have the run's own model shape and attention options, and weights as they are
+initialised: what is measured doesn't depend on their values. Timings are interleaved, so that a
+machine that slows down slows all variants alike: a round times each variant once, in an order that
+rotates, and a ratio is that to `none` of the same round.
 """
 
 import time
@@ -107,7 +108,7 @@ def make_variants(
 
 
 def count_costs(variant: Variant) -> dict[str, int]:
-    """Return what is counted rather than timed: weights, FLOPs an image; on CUDA the peak memory of a batch too."""
+    """Count weights and FLOPs an image and, on CUDA, the peak memory of a batch."""
     batch_size = len(variant.inputs.x_t)
     device = variant.inputs.x_t.device
     flops = {}

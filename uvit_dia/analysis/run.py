@@ -102,7 +102,7 @@ def _make_folder(path: Path) -> None:
 
 
 def plain(value: object) -> object:
-    """Turn results into JSON's types: arrays into lists, numbers cut to `DIGITS`, what is not finite into None."""
+    """Turn results into JSON's types: arrays to lists, numbers of `DIGITS` digits, NaN to None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,12 +1,13 @@
-"""What a trained model loses when the unit is taken out of one block, or of a third of the network (after Table XV).
+"""What a trained model loses without the unit in a block, or a third (after Table XV).
 
-Two ways, both without any retraining, so that the rest of the network stays fitted to the unit that it was trained with;
-as we read Table XV of arXiv:2210.16101 its networks were trained without the unit in a stage, so numbers are not comparable:
+Two ways, both without any retraining, so that the rest of the network stays fitted to the unit that
+it was trained with; as we read Table XV of arXiv:2210.16101 its networks were trained without the
+unit in a stage, so numbers are not comparable:
 
 - "one": the gate is replaced by 1, which takes away attention and scale;
-- "mean": the gate is replaced by its mean over images and noise levels, channel by channel (and token by token in the
-  units whose gate differs from token to token), which keeps the scale and takes away only what the unit makes of the
-  image and its noise: attention proper.
+- "mean": the gate is replaced by its mean over images and noise levels, channel by channel (and
+  token by token in the units whose gate differs from token to token), which keeps the scale and
+  takes away only what the unit makes of the image and its noise: attention proper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ def _measure_all(
     cases: Sequence[Removal],
     means: Mapping[int, Tensor],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure the unchanged model, also under further sampling seeds, and each removal in both ways."""
+    """Measure the unchanged model, under three sampling seeds, and each removal in both ways."""
     rows: list[dict[str, Any]] = []
     measured: dict[tuple[tuple[int, ...], str], dict[str, float]] = {}  # a third may be one block
     with tqdm(total=1 + EXTRA_SEEDS + 2 * len(cases), unit="model", desc="sensitivity") as bar:
@@ -151,7 +152,7 @@ def _measure(
     gates: Mapping[int, Tensor | None],
     base_losses: np.ndarray,
 ) -> dict[str, float]:
-    """Measure the model with some gates replaced; the loss changes image by image, hence with a standard error."""
+    """Measure the model with some gates replaced; the loss change has a standard error over images."""
     with replaced_gates(subject.trained.model, gates):
         losses = image_losses(subject)
         value = distance.measure(subject.seed)
