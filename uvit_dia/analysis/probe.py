@@ -145,7 +145,7 @@ def _run_images(subject: Subject, label: str) -> None:
 
 @contextmanager
 def recorded_outputs(model: UViT) -> Iterator[list[Tensor]]:
-    """Collect each block's output tokens, (B, L, D), in the order of the blocks, with their graph."""
+    """Collect each block's output tokens, (B, L, D), in the order of the blocks, with graph."""
     outputs: list[Tensor] = []
     blocks: Any = [*model.in_blocks, model.mid_block, *model.out_blocks]
     with ExitStack() as stack:

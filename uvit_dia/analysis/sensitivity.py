@@ -152,7 +152,7 @@ def _measure(
     gates: Mapping[int, Tensor | None],
     base_losses: np.ndarray,
 ) -> dict[str, float]:
-    """Measure the model with some gates replaced; the loss change has a standard error over images."""
+    """Measure the model with some gates replaced; the standard error is over images."""
     with replaced_gates(subject.trained.model, gates):
         losses = image_losses(subject)
         value = distance.measure(subject.seed)

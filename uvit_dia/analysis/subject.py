@@ -53,7 +53,7 @@ class Subject:
         return self.accelerator.device
 
     def batches(self) -> Iterator[NoisedBatch]:
-        """Yield the images, unflipped and noised; image i is the same for every batch size and device."""
+        """Yield the images, unflipped and noised; image i is the same for every batch size."""
         chosen = permutation(self.seed, "analysis images", 0, len(self.images))[: self.num_images]
         for start in range(0, self.num_images, self.batch_size):
             rows = range(start, min(start + self.batch_size, self.num_images))
