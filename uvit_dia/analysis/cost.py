@@ -1,8 +1,9 @@
-"""What every attention unit costs, against `none` in the same run (Sec. VI-B1 and Table IV, arXiv:2210.16101).
+"""The cost of every attention unit against `none` (Sec. VI-B1, Table IV, arXiv:2210.16101).
 
-All variants have the run's own model shape and attention options, and weights as they are initialised: what is
-measured doesn't depend on their values. Timings are interleaved, so that a machine that slows down slows all variants
-alike: a round times each variant once, in an order that rotates, and a ratio is that to `none` of the same round.
+All variants have the run's own model shape and attention options, and weights as they are
+initialised: what is measured doesn't depend on their values. Timings are interleaved, so that a
+machine that slows down slows all variants alike: a round times each variant once, in an order that
+rotates, and a ratio is that to `none` of the same round.
 """
 
 import time
@@ -18,7 +19,6 @@ from tqdm import tqdm
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.cost_figure import HOW_TO_READ, TITLE, draw_costs
-from uvit_dia.analysis.peak_memory import peak_bytes
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import checkpoint_facts
 from uvit_dia.config.schema import Config
@@ -31,7 +31,8 @@ from uvit_dia.runs.trained_model import TrainedModel
 
 NUM_WARM_UPS = 2  # untimed calls before the first round
 MAX_DEFAULT_BATCH_SIZE = 64
-COUNTS = ("weights", "flops_forward", "flops_step", "peak_bytes_forward", "peak_bytes_step")
+COUNTS = ("weights", "flops_forward", "flops_step")
+PEAKS = ("peak_bytes_forward", "peak_bytes_step")  # on CUDA only, whose allocator keeps count
 TIMES = ("seconds_forward", "seconds_step")
 
 
@@ -105,7 +106,7 @@ def make_variants(
 
 
 def count_costs(variant: Variant) -> dict[str, int]:
-    """Return what is counted rather than timed: weights, FLOPs an image, peak memory of a batch."""
+    """Count weights and FLOPs an image and, on CUDA, the peak memory of a batch."""
     batch_size = len(variant.inputs.x_t)
     device = variant.inputs.x_t.device
     flops = {}
@@ -113,13 +114,27 @@ def count_costs(variant: Variant) -> dict[str, int]:
         with FlopCounterMode(display=False) as counter:
             call()
         flops[name] = counter.get_total_flops() // batch_size
-    return {
+    counts = {
         "weights": sum(p.numel() for p in variant.model.parameters()),
         "flops_forward": flops["forward"],
         "flops_step": flops["step"],
-        "peak_bytes_forward": peak_bytes(variant.forward, device),
-        "peak_bytes_step": peak_bytes(variant.step, device),
     }
+    if device.type == "cuda":
+        counts |= {
+            "peak_bytes_forward": peak_bytes(variant.forward, device),
+            "peak_bytes_step": peak_bytes(variant.step, device),
+        }
+    return counts
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Do the work and return the most bytes that torch's CUDA allocator held for it at a time."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def time_interleaved(
@@ -174,8 +189,9 @@ def analyse_cost(
             row[key] = _spread(seconds[name])
             row[f"{key}_ratio"] = _spread(seconds[name] / seconds["none"])
     for row in rows.values():
-        for key in COUNTS:
-            row[f"{key}_ratio"] = row[key] / rows["none"][key]
+        for key in (*COUNTS, *PEAKS):
+            if key in row:
+                row[f"{key}_ratio"] = row[key] / rows["none"][key]
     return AnalysisResult(
         title=TITLE,
         how_to_read=HOW_TO_READ,

@@ -1,4 +1,4 @@
-"""The Frechet distance of a model's samples, measured as `eval_fid.py` measures it, for a model that is changed."""
+"""The Frechet distance of the samples of a changed model, measured as `eval_fid.py` does."""
 
 from dataclasses import replace
 
@@ -69,8 +69,8 @@ class SampleDistance:
         self._last: dict[str, object] = {}
         if not self.is_comparable:
             warn(
-                f"{num_images} images are fewer than the {self.num_features} features of {source.label}; "
-                "compare these distances with each other only"
+                f"{num_images} images are fewer than the {self.num_features} features of"
+                f" {source.label}; compare these distances with each other only"
             )
 
     @property
@@ -108,7 +108,7 @@ class SampleDistance:
         return value
 
     def facts(self) -> dict[str, object]:
-        """Return what the distances depend on, under the names that `eval_fid.py` gives; call it after `measure`."""
+        """Return what the last distance depends on, under the names that `eval_fid.py` gives."""
         source = self._extractor.source
         floor = ("floor", "floor_num_images", "floor_split", "nfe")
         return {
