@@ -39,9 +39,6 @@ from uvit_dia.system.errors import (
     InputError,
 )
 
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
 NAME = "uvit-b0008-s0"
 
 

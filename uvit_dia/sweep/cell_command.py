@@ -13,7 +13,6 @@ from absl import flags
 from uvit_dia import cli
 from uvit_dia.sweep.cell_work import CellWork
 from uvit_dia.sweep.cells import SCRIPTS, Launch
-from uvit_dia.sweep.config import planned_config, planned_evaluation
 from uvit_dia.sweep.launch import CellsFailed, ending
 from uvit_dia.sweep.plan import SweepPlan, read_plan
 from uvit_dia.system.errors import CommandError, DivergedError, InputError, StoppedEarly
@@ -52,9 +51,7 @@ def main(argv: list[str]) -> None:
     plan = read_plan(Path(words[0]))
     cell = plan.cell(words[1])
     launch = _launch(plan, values["base"].value, Path(values["scripts"].value or SCRIPTS))
-    work = CellWork(
-        plan, cell, launch, planned_evaluation(plan), is_launched=bool(values["launched"].value)
-    )
+    work = CellWork(plan, cell, launch, is_launched=bool(values["launched"].value))
     state, told = work.run(STOP_SIGNALS)
     if state in ERRORS:
         raise ERRORS[state](f"{cell.name}: {told.get('reason', '')}")
@@ -67,7 +64,7 @@ def _launch(plan: SweepPlan, base: str | None, scripts: Path) -> Launch:
     Raises:
         InputError: if `sweep.json`, which is data, names a file outside this project as the base config, which is code.
     """
-    config = planned_config(plan)
+    config = plan.checked_config()
     if base is None:
         base = config.base
         file = Path(base.partition(":")[0])

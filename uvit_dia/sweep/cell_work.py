@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from uvit_dia.sweep.cell_files import CellFiles, final_weights, read_cell_files
-from uvit_dia.sweep.cells import Cell, Evaluation, Launch
+from uvit_dia.sweep.cells import Cell, Launch
 from uvit_dia.sweep.choice import evaluations_of, has_result
 from uvit_dia.sweep.folder import CELL_LOCK, read_told, write_cell_json
 from uvit_dia.sweep.plan import SweepPlan
@@ -48,7 +48,6 @@ class CellWork:
         plan: of the sweep.
         cell: one of its cells.
         launch: how commands are started.
-        evaluation: how every cell is evaluated.
         is_launched: whether a sweep waits for this process, at the other end of its standard input.
     """
 
@@ -57,11 +56,11 @@ class CellWork:
         plan: SweepPlan,
         cell: Cell,
         launch: Launch,
-        evaluation: Evaluation,
         *,
         is_launched: bool,
     ) -> None:
-        self._plan, self._cell, self._launch, self._evaluation = plan, cell, launch, evaluation
+        self._plan, self._cell, self._launch = plan, cell, launch
+        self._evaluation = plan.checked_config().eval
         self._folder = cell.folder(plan.folder)
         self._commands = CommandRunner(
             self._folder / "logs", launch.environment(), is_launched=is_launched

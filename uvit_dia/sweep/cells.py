@@ -6,36 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from uvit_dia.sweep.schema import Evaluation
+
 CELLS_FOLDER = "cells"
 SCRIPTS = Path(__file__).resolve().parents[2]  # where train.py and eval_fid.py lie
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How every cell is evaluated.
-
-    Attributes:
-        num_images: samples a seed.
-        sampler: its name.
-        num_steps: its steps.
-        seed: the first seed of the samples.
-        num_repeats: how many seeds, from the first on, are measured one by one.
-        extractor: name of the feature extractor; "" for that of the base config.
-        weights: path of the Inception weights; "" for that of the base config, or torch-fidelity's place.
-    """
-
-    num_images: int
-    sampler: str
-    num_steps: int
-    seed: int
-    num_repeats: int
-    extractor: str
-    weights: str
-
-    @property
-    def seeds(self) -> range:
-        """The seeds of the samples."""
-        return range(self.seed, self.seed + self.num_repeats)
 
 
 @dataclass(frozen=True)

@@ -1,82 +1,18 @@
-"""What a sweep is: its config, and the check of it and of every run that it expands to (`grid.py`).
+"""What a sweep is: its config (`schema.py`) and the runs that it expands to (`grid.py`), all checked."""
 
-A sweep config is an ml_collections file in `configs/sweeps/`. Like the config of a run it is complete: every key of
-`SWEEP_SCHEMA`, the groups `variants` and `overrides`, and no other. This module needs neither torch nor submitit.
-"""
-
-import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from uvit_dia import cli
-from uvit_dia.config.checks import _check_tree, check_images_at_a_time
-from uvit_dia.config.files import config_hash, flatten, to_plain
-from uvit_dia.config.schema import SAMPLERS, SCHEMA, Check, _choice, _integer, _number, _text
-from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
+from uvit_dia.config.checks import check_images_at_a_time
+from uvit_dia.config.files import config_hash, flat_values, to_plain
+from uvit_dia.config.schema import Config
+from uvit_dia.sweep.cells import Cell, Launch, flag_text
 from uvit_dia.sweep.grid import expand
-from uvit_dia.sweep.plan import SweepPlan
-from uvit_dia.system.errors import InputError, nearest
-
-MAX_CELLS = 10_000
-VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}")
-
-
-def _integers(low: int, high: int) -> Check:
-    one = _integer(low, high)
-
-    def check(value: object) -> str | None:
-        fits = isinstance(value, tuple | list) and value and not any(map(one, value))
-        return None if fits else f"a tuple of integers from {low} to {high}"
-
-    return check
-
-
-SWEEP_SCHEMA: dict[str, Check | dict] = {
-    "base": _text,  # path of the base config
-    "baseline": _text,  # name of the variant that the others are compared with
-    "batch_sizes": _integers(1, 10**7),  # global
-    "seeds": _integers(0, 2**31 - 1),  # of the training
-    "budget": _choice("steps", "images"),  # what all batch sizes have in common
-    "budget_amount": _integer(1, 10**12),
-    "lr_rule": _choice("constant", "sqrt", "linear"),  # in batch size / reference_batch_size
-    "reference_batch_size": _integer(1, 10**7),  # where the base config's learning rate holds
-    "ema_rule": _choice("base", "halflife_images"),
-    "ema_halflife_images": _integer(0, 10**12),
-    "eval": {
-        "num_images": _integer(2, 10**8),
-        "sampler": _choice(*SAMPLERS),
-        "num_steps": _integer(1, 10**6),
-        "seed": _integer(0, 2**31 - 1),
-        "num_repeats": _integer(1, 10**4),
-        "extractor": _text,
-        "weights": _text,
-    },
-    "num_processes": _integer(1, 1024),  # that train a cell together
-    "threads_per_cell": _integer(1, 1024),  # CPU threads of each of them
-    "seconds_per_image": _number(0, 1e6),  # measured cost of training, for --dry_run; 0 for unknown
-    "seconds_per_step": _number(0, 1e6),
-    "seconds_per_cell": _number(0, 1e9),  # of starting and evaluating
-    "held_constant": _text,  # in words, for the report
-    "slurm": {
-        "partition": _text,  # "" for the cluster's default
-        "timeout_minutes": _integer(1, 10**6),
-        "gpus_per_run": _integer(0, 1024),
-        "cpus_per_run": _integer(1, 4096),
-        "account": _text,  # "" for the user's default
-        "qos": _text,
-    },
-}
-ABSENT = {"slurm.account": "", "slurm.qos": ""}  # what sweep configs without a newer key mean
-SET_BY_SWEEP = {  # keys of a run's config that no variant may set -> what sets them
-    "seed": "seeds",
-    "train.batch_size": "batch_sizes",
-    "train.num_steps": "budget_amount",
-    "train.sample_every_steps": "train.num_steps, so that each run ends with a sample grid",
-}
-SET_BY_EMA_RULE = ("ema.decay", "ema.halflife_images")
+from uvit_dia.sweep.schema import SweepConfig, make_sweep_config
+from uvit_dia.system.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -87,17 +23,15 @@ class Sweep:
         config: the sweep config.
         base_config: the base config, plain.
         launch: how the commands of its cells are started.
-        evaluation: how every cell is evaluated.
         cells: its runs; seeds outermost, so that a part of them covers all variants and batch sizes.
         configs: the config of each run as train.py sees it, by name.
     """
 
-    config: ConfigDict
+    config: SweepConfig
     base_config: dict
     launch: Launch
-    evaluation: Evaluation
     cells: tuple[Cell, ...]
-    configs: dict[str, ConfigDict]
+    configs: dict[str, Config]
 
     def seconds(self, cell: Cell) -> float:
         """Return the estimated time of a cell, from the costs that its sweep config gives; 0 for unknown."""
@@ -117,104 +51,18 @@ def make_sweep(config: ConfigDict, path: Path, scripts: Path) -> Sweep:
     Raises:
         InputError: naming what is wrong; nothing was written or started.
     """
-    add_absent_keys(config)
-    check_sweep_config(config)
-    base = find_base(config.base, path)
+    checked = make_sweep_config(config.to_dict())
+    base = find_base(checked.base, path)
     base_config = read_run_config(["--config", base], f"base {base}")
-    launch = Launch(base, config.num_processes, config.threads_per_cell, scripts)
-    cells = expand(config, base_config)
+    launch = Launch(base, checked.num_processes, checked.threads_per_cell, scripts)
+    cells = expand(checked, base_config)
     configs = {
         cell.name: read_run_config(cell.config_flags(base), f"cell {cell.name}") for cell in cells
     }
     for cell in cells:
-        _check_cell(cell, configs[cell.name], config.num_processes)
+        _check_cell(cell, configs[cell.name], checked.num_processes)
     _refuse_equal_runs(configs)
-    evaluation = Evaluation(**to_plain(config)["eval"])
-    return Sweep(config, to_plain(base_config), launch, evaluation, cells, configs)
-
-
-def add_absent_keys(config: ConfigDict) -> None:
-    """Give a sweep config the keys that were not known when it was written."""
-    with config.unlocked():
-        for key, value in ABSENT.items():
-            path, _, name = key.rpartition(".")
-            group = config.get(path)
-            if isinstance(group, ConfigDict) and name not in group:
-                group[name] = value
-
-
-def planned_evaluation(plan: SweepPlan) -> Evaluation:
-    """Return how the cells of a plan are evaluated."""
-    return Evaluation(**to_plain(planned_config(plan))["eval"])
-
-
-def planned_config(plan: SweepPlan) -> ConfigDict:
-    """Return the checked sweep config of a plan, whose file may be of an older version, or damaged.
-
-    Raises:
-        InputError: naming the first wrong key, what was found and what is allowed.
-    """
-    try:
-        config = ConfigDict(plan.config)
-        add_absent_keys(config)
-        check_sweep_config(config)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        words = " ".join(str(error).split())[:160]
-        raise InputError(f"{plan.folder / 'sweep.json'}: {words}") from error
-    return config
-
-
-def check_sweep_config(config: ConfigDict) -> None:
-    """Check that a sweep config has every key, no other, and only allowed values that fit each other.
-
-    Raises:
-        InputError: naming the first wrong key, what was found and what is allowed.
-    """
-    tree = config.to_dict()
-    variants, overrides = tree.pop("variants", None), tree.pop("overrides", None)
-    _check_tree(tree, SWEEP_SCHEMA, "sweep config", "")
-    reserved = dict(SET_BY_SWEEP)
-    if config.ema_rule == "halflife_images":
-        reserved |= dict.fromkeys(SET_BY_EMA_RULE, "ema_rule")
-    _check_overrides("overrides", overrides, reserved)
-    _check_variants(variants, config.baseline, reserved)
-    for name in ("batch_sizes", "seeds"):
-        value, count = Counter(tree[name]).most_common(1)[0]
-        if count > 1:
-            raise InputError(f"{name} has {value} twice: the grid would have duplicate cells")
-    if (config.ema_rule == "halflife_images") != (config.ema_halflife_images > 0):
-        raise InputError(
-            f"ema_halflife_images = {config.ema_halflife_images} with ema_rule = {config.ema_rule!r}; "
-            "it must be above 0 with 'halflife_images', and 0 with 'base'"
-        )
-    if config.eval.seed + config.eval.num_repeats > 2**31:
-        raise InputError("eval.seed + eval.num_repeats is above 2147483648")
-    count = len(variants) * len(config.batch_sizes) * len(config.seeds)
-    if count > MAX_CELLS:
-        raise InputError(f"the grid has {count} cells; at most {MAX_CELLS} are allowed")
-
-
-def _check_variants(variants: object, baseline: str, reserved: dict[str, str]) -> None:
-    if not isinstance(variants, dict) or not variants:
-        raise InputError("sweep config: variants must be a group of named overrides, such as uvit")
-    for name, changes in variants.items():
-        if not VARIANT_NAME.fullmatch(str(name)):
-            raise InputError(f"variants: {name!r:.80} is no name; allowed are letters, digits, _")
-        _check_overrides(f"variants.{name}", changes, reserved)
-    if baseline not in variants:
-        names = ", ".join(map(str, variants))
-        raise InputError(f"baseline = {baseline!r:.80} is none of the variants: {names}")
-
-
-def _check_overrides(origin: str, changes: object, reserved: dict[str, str]) -> None:
-    if not isinstance(changes, dict):
-        raise InputError(f"{origin} must be a group of overrides, got {changes!r:.60}")
-    known = flatten(SCHEMA)
-    for key in flatten(changes):
-        if key not in known:
-            raise InputError(f"{origin}: unknown key {key}{nearest(key, known)}")
-        if key in reserved:
-            raise InputError(f"{origin} sets {key}, which the sweep sets itself ({reserved[key]})")
+    return Sweep(checked, to_plain(base_config), launch, cells, configs)
 
 
 def find_base(base: str, path: Path) -> str:
@@ -236,7 +84,7 @@ def find_base(base: str, path: Path) -> str:
     raise InputError(f"base = {base!r}: no such file, neither from here nor from the project")
 
 
-def read_run_config(flags: list[str], origin: str) -> ConfigDict:
+def read_run_config(flags: list[str], origin: str) -> Config:
     """Return the checked config of a run from `--config` and its overrides, exactly as train.py reads it.
 
     Raises:
@@ -245,7 +93,7 @@ def read_run_config(flags: list[str], origin: str) -> ConfigDict:
     argv = ["train.py", *flags]
     values = cli.new_flags()
     try:
-        cli.define_config_flag(values, argv)
+        cli.define_config_flag(values)
         cli.parse_flags(values, argv, "")
         config = cli.read_config(values)
     except InputError as error:
@@ -253,14 +101,14 @@ def read_run_config(flags: list[str], origin: str) -> ConfigDict:
     return config
 
 
-def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
+def _check_cell(cell: Cell, config: Config, num_processes: int) -> None:
     """Check a run's config against what its cell asks for, and its batch against the launch."""
     if "fid" not in config.eval.metrics:
         metrics = tuple(config.eval.metrics)
         raise InputError(
             f"cell {cell.name}: eval.metrics = {metrics} has no fid, which is what a sweep compares"
         )
-    found = flatten(to_plain(config))
+    found = flat_values(config)
     for key, value in cell.overrides.items():
         wanted = list(value) if isinstance(value, tuple) else value
         if found[key] != wanted and flag_text(found[key]) != flag_text(value):
@@ -278,7 +126,7 @@ def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
     _check_halflife(cell, config)
 
 
-def _check_halflife(cell: Cell, config: ConfigDict) -> None:
+def _check_halflife(cell: Cell, config: Config) -> None:
     """Refuse a half-life that `ema.rampup_ratio` would not let a run reach: the rule would hold nothing constant."""
     ema = config.ema
     longest = ema.rampup_ratio * cell.images
@@ -289,7 +137,7 @@ def _check_halflife(cell: Cell, config: ConfigDict) -> None:
         )
 
 
-def _refuse_equal_runs(configs: dict[str, ConfigDict]) -> None:
+def _refuse_equal_runs(configs: dict[str, Config]) -> None:
     """Refuse variants that differ in their names only."""
     names: dict[str, str] = {}
     for name, config in configs.items():

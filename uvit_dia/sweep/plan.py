@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uvit_dia.sweep.cells import Cell
+from uvit_dia.sweep.schema import SweepConfig, make_sweep_config
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.records import Record, number, read_json
 
@@ -52,6 +53,19 @@ class SweepPlan:
                 ),
             )
         )
+
+    def checked_config(self) -> SweepConfig:
+        """Return the sweep config with all checks of one that is read from a file.
+
+        Raises:
+            InputError: naming the first wrong key, what was found and what is allowed.
+        """
+        origin = str(self.folder / "sweep.json")
+        try:
+            return make_sweep_config(self.config, origin)
+        except InputError as error:
+            message = str(error)
+            raise InputError(message if origin in message else f"{origin}: {message}") from error
 
     def cell(self, name: str) -> Cell:
         """Return a run by its name.

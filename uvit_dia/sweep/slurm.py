@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
-
 from uvit_dia.sweep.cell_work import CellWork
 from uvit_dia.sweep.cells import Cell, Launch, import_path
-from uvit_dia.sweep.config import planned_evaluation
 from uvit_dia.sweep.plan import read_plan
+from uvit_dia.sweep.schema import SlurmConfig
 from uvit_dia.sweep.slurm_commands import MAX_WORDS, import_submitit, run_slurm, submit_in_time
 from uvit_dia.system.files import write_json
 from uvit_dia.system.records import read_json
@@ -64,9 +62,7 @@ class SlurmJob:
         """Work on the cell until it has ended, or was asked to stop; return its state."""
         os.chdir(self.cwd)
         plan = read_plan(self.workdir)
-        cell = plan.cell(self.name)
-        evaluation = planned_evaluation(plan)
-        self._work = CellWork(plan, cell, self.launch, evaluation, is_launched=False)
+        self._work = CellWork(plan, plan.cell(self.name), self.launch, is_launched=False)
         state, _ = self._work.run([signal.SIGTERM])  # SIGUSR2 is submitit's
         return state
 
@@ -96,7 +92,7 @@ class SlurmCluster:
         self,
         workdir: Path,
         launch: Launch,
-        slurm: ConfigDict,
+        slurm: SlurmConfig,
         max_parallel: int | None,
         *,
         poll_seconds: float = 5.0,
@@ -183,7 +179,7 @@ class SlurmCluster:
         return lines[-1][:MAX_WORDS] if lines else ""
 
 
-def _parameters(slurm: ConfigDict, max_parallel: int | None) -> dict[str, object]:
+def _parameters(slurm: SlurmConfig, max_parallel: int | None) -> dict[str, object]:
     """Return submitit's parameters for sbatch."""
     given: dict[str, object] = {
         "job_name": "uvit_dia_sweep",

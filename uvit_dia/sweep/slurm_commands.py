@@ -9,8 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from uvit_dia.sweep.schema import SlurmConfig
 from uvit_dia.system.errors import InputError
 
 COMMAND_TIMEOUT_SECONDS = 60
@@ -23,7 +22,7 @@ HINTS = {  # a word of sbatch's refusal -> what to change
 }
 
 
-def check_slurm(slurm: ConfigDict) -> None:
+def check_slurm(slurm: SlurmConfig) -> None:
     """Check that there is a Slurm that takes jobs of a sweep config's group `slurm`.
 
     Raises:
