@@ -38,6 +38,10 @@ def main(argv: list[str]) -> None:
     )
     cli.parse_flags(values, argv, __doc__)
     config = cli.read_config(values)
+
+    from uvit_dia.data.paths import check_paths
+
+    check_paths(config.data)
     config_path = config_flags.get_config_filename(values["config"])
     workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
 

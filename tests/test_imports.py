@@ -50,6 +50,7 @@ LIGHT = (
     "cli",
     "config.checks",
     "config.files",
+    "data.paths",
     "runs.folder",
     "system.errors",
     "system.files",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from uvit_dia.data.summary import summary_line
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -14,14 +16,18 @@ class ImageSet:
     Attributes:
         name: what the set is called in results.
         images: (N, C, H, W) uint8 in [0, 255].
-        labels: (N,) int64, or None where there are none.
+        labels: (N,) int64, -1 for an image without label; None where no image has one.
         class_names: names of the classes, in the order of the labels.
+        source: what was read, such as "folder IMAGES, train"; "" for the name.
+        notes: what else is worth knowing of how it was read, such as what was left out.
     """
 
     name: str
     images: Tensor
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -32,6 +38,20 @@ class ImageSet:
         digest.update(self.images.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    def summary(self) -> str:
+        """Return in one line what was read: images, classes, size, what was left out and why."""
+        return "data: " + summary_line(
+            self.source or self.name, self.images.shape, self._class_counts(), self.notes
+        )
+
+    def _class_counts(self) -> dict[str, int] | None:
+        if self.labels is None:
+            return None
+        labels, counts = self.labels.unique(return_counts=True)
+        names = {-1: "no label", **dict(enumerate(self.class_names))}
+        found = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        return {names.get(label, str(label)): count for label, count in found.items()}
+
 
 def to_model_range(images: Tensor) -> Tensor:
     """Map uint8 images in [0, 255] to float32 x_0 in [-1, 1]."""
@@ -39,8 +59,8 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(x_0: Tensor) -> Tensor:
-    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: values outside are clipped, all are rounded to nearest.
+    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: clipped, then rounded to the nearest.
 
-    They must be finite: NaN would become black without a word.
+    Values must be finite: NaN would silently become black.
     """
     return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

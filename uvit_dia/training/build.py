@@ -55,6 +55,7 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     show = accelerator.is_main_process
     with accelerator.main_process_first():
         images = load_training_images(config, show_progress=show)
+    accelerator.print(images.summary())
     if config.data.on_device:
         with memory_advice(
             "for the training images; data.on_device = False leaves them to the host"
