@@ -19,7 +19,7 @@ from uvit_dia.system.errors import InputError
 MAX_CONFIG_BYTES = 2**20
 
 
-# What may change when a run is resumed: how long it goes on, how often it reports, and where things lie.
+# What may change when a run is resumed: its length, how often it reports, and where things lie.
 RESUMABLE_CHANGES = (
     "train.num_steps",
     "train.log_every_steps",

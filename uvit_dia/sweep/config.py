@@ -15,6 +15,7 @@ from uvit_dia import cli
 from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.fields import Schema, check_tree, flat_rules
 from uvit_dia.config.files import config_hash, flat_values, flatten, to_plain
+from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.rules import Rule, choice, integer, number, sequence, text
 from uvit_dia.config.schema import RULES, SAMPLERS, Config, rule_of
 from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
@@ -221,9 +222,9 @@ def read_run_config(flags: list[str], origin: str) -> Config:
     argv = ["train.py", *flags]
     values = cli.new_flags()
     try:
-        cli.define_config_flag(values)
+        define_config_flag(values)
         cli.parse_flags(values, argv, "")
-        config = cli.read_config(values)
+        config = read_config(values)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
     return config
