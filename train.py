@@ -15,10 +15,9 @@ from uvit_dia import cli
 def main(argv: list[str]) -> None:
     """Run the command; see the module's docstring."""
     from absl import flags
-    from ml_collections import config_flags
 
     values = cli.new_flags()
-    cli.define_config_flag(values, argv)
+    cli.define_config_flag(values)
     flags.DEFINE_string(
         "workdir", "", "Folder of the run (default: runs/NAME_OF_THE_CONFIG).", flag_values=values
     )
@@ -38,8 +37,7 @@ def main(argv: list[str]) -> None:
     )
     cli.parse_flags(values, argv, __doc__)
     config = cli.read_config(values)
-    config_path = config_flags.get_config_filename(values["config"])
-    workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
+    workdir = Path(values["workdir"].value or Path("runs") / Path(cli.config_file(values)).stem)
 
     from uvit_dia.runs.folder import RunFolder
 

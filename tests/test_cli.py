@@ -14,6 +14,7 @@ import sample
 import train
 from uvit_dia import cli
 from uvit_dia.config.files import to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -28,9 +29,6 @@ from uvit_dia.system.errors import (
     StorageError,
 )
 
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"train": train.main, "sample": sample.main, "eval_fid": eval_fid.main}
 CONFIG = f"--config={ROOT / 'configs' / 'digits_uvit_dia.py'}"
@@ -55,7 +53,6 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uvit_dia.runs.folder.RunFolder", start)
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # ml_collections' config file
     return tmp_path
 
 
@@ -77,6 +74,14 @@ def start_of_run(*arguments: str) -> str:
     return str(caught.value)
 
 
+def config_of(*arguments: str) -> Config:
+    """Return the config that a command line means."""
+    values = cli.new_flags()
+    cli.define_config_flag(values)
+    cli.parse_flags(values, ["train.py", *arguments], "usage")
+    return cli.read_config(values)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -93,6 +98,9 @@ def start_of_run(*arguments: str) -> str:
         (["--config.data.path.x=3"], ["unknown config key data.path.x"]),
         (["--config.model.embed_dim.x=3"], ["model.embed_dim.x"]),
         (["--noconfig.train.compil"], ["train.compil", "did you mean train.compile?"]),
+        (["--noconfig.train.compile=True"], ["--noconfig.train.compile=True", "allowed is"]),
+        (["--noconfig.train.batch_size"], ["--noconfig.train.batch_size", "True or False"]),
+        (["--config.train.compile", "auto"], ["unexpected word 'auto'"]),
         (["--config.=3"], ["--config.", "malformed"]),
         (["--config.model[=3"], ["model[", "malformed"]),
         (["--config." + "x" * 500 + "=3"], ["unknown config key xxx"]),
@@ -269,28 +277,14 @@ def test_eval_fid_refuses(arguments: list[str], part: str) -> None:
 @pytest.mark.parametrize("words", [[CONFIG], CONFIG.split("=")])
 @pytest.mark.parametrize("override", [["--config.seed=7"], ["--config.seed", "7"]])
 def test_both_ways_to_write_a_flag(words: list[str], override: list[str]) -> None:
-    values = cli.new_flags()
-    argv = ["train.py", *words, *override]
-    cli.define_config_flag(values, argv)
-    cli.parse_flags(values, argv, "usage")
-    config = cli.read_config(values)
-    assert config.seed == 7
-    assert config.is_locked
+    assert config_of(*words, *override).seed == 7
 
 
 def test_overrides_reach_the_config_in_its_types() -> None:
-    values = cli.new_flags()
-    argv = [
-        "train.py",
-        CONFIG,
-        "--config.train.batch_size=32",
-        "--config.optimizer.betas=(0.5,0.6)",
-    ]
+    argv = [CONFIG, "--config.train.batch_size=32", "--config.optimizer.betas=(0.5,0.6)"]
     argv += ["--config.data.random_flip", "--noconfig.model.conv", "--config.optimizer.eps=1e-6"]
     argv += ["--config.model.attention_options.blocks=0,2", "--config.train.batch_size=16"]
-    cli.define_config_flag(values, argv)
-    cli.parse_flags(values, argv, "usage")
-    config = cli.read_config(values)
+    config = config_of(*argv)
     assert config.train.batch_size == 16  # the last one counts
     assert config.optimizer.betas == (0.5, 0.6)
     assert config.optimizer.eps == 1e-6
@@ -298,6 +292,45 @@ def test_overrides_reach_the_config_in_its_types() -> None:
     assert config.model.conv is False
     assert config.model.attention_options.blocks == "0,2"
     assert json.dumps(to_plain(config))
+
+
+@pytest.mark.parametrize("in_file", [True, False, "auto"])
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--config.train.compile=auto", "auto"),
+        ("--config.train.compile", True),
+        ("--noconfig.train.compile", False),
+        ("--config.train.compile=True", True),
+        ("--config.train.compile=false", False),
+        ("--config.seed=0", ...),
+    ],
+)
+def test_a_switch_may_be_auto(
+    empty_folder: Path, in_file: bool | str, flag: str, expected: object
+) -> None:
+    (empty_folder / "x.py").write_text(
+        "from configs.digits_uvit_dia import get_config as get_quickstart\n"
+        "def get_config():\n"
+        "    config = get_quickstart()\n"
+        "    with config.ignore_type():\n"
+        f"        config.train.compile = {in_file!r}\n"
+        "    return config\n"
+    )
+    found = config_of("--config=x.py", flag).train.compile
+    assert found is (in_file if expected is ... else expected) or found == expected == "auto"
+
+
+def test_values_that_refer_to_an_overridden_one_follow_it(empty_folder: Path) -> None:
+    (empty_folder / "x.py").write_text(
+        "from configs.digits_uvit_dia import get_config as get_quickstart\n"
+        "def get_config():\n"
+        "    config = get_quickstart()\n"
+        "    config.optimizer.warmup_steps = config.train.get_ref('num_steps') // 10\n"
+        "    return config\n"
+    )
+    assert config_of("--config=x.py").optimizer.warmup_steps == 600
+    assert config_of("--config=x.py", "--config.train.num_steps=90").optimizer.warmup_steps == 9
 
 
 def test_the_run_has_the_name_of_its_config() -> None:

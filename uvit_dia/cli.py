@@ -1,6 +1,6 @@
 """Command lines: flags, the config flag with its overrides, and one-line errors with exit codes.
 
-Flags are absl's and ml_collections', on a private `FlagValues`, so that the scripts can be imported side by side.
+Flags are absl's, on a private `FlagValues`, so that the scripts can be imported side by side.
 Nothing here imports torch: `--help` and mistakes answer at once.
 """
 
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
-from uvit_dia.config.checks import check_config
-from uvit_dia.config.files import flatten
-from uvit_dia.config.schema import SAMPLERS, SCHEMA
+from uvit_dia.config.checks import make_config
+from uvit_dia.config.files import run_config_file
+from uvit_dia.config.overrides import RuleOf, apply_overrides, split_overrides
+from uvit_dia.config.schema import SAMPLERS, Config, rule_of
 from uvit_dia.system.errors import (
     EXIT_STOPPED_EARLY,
     CommandError,
@@ -38,24 +39,36 @@ def new_flags() -> flags.FlagValues:
     return values
 
 
-def define_config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Define `--config FILE` and its overrides `--config.group.key=value`, which are looked for in argv.
+class _ConfigFlag(flags.Flag):
+    """`--config FILE`, and what the command line overrides in it.
 
-    Raises:
-        InputError: if argv names a --flagfile that cannot be read.
+    Args:
+        rule_of: finds the rule of a dotted key that may be overridden.
+
+    Attributes:
+        overrides: texts by dotted key, known once the command line is parsed.
     """
-    logging.set_verbosity(logging.ERROR)  # a get_config() without return gets one line, from us
-    try:
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "Config file; any of its keys is changed by --config.group.key=value.",
-            lock_config=True,
-            flag_values=values,
-            sys_argv=list(argv),
+
+    def __init__(self, rule_of: RuleOf) -> None:
+        super().__init__(
+            parser=flags.ArgumentParser(),
+            serializer=flags.ArgumentSerializer(),
+            name="config",
+            default=None,
+            help_string="Config file; any of its keys is changed by --config.group.key=value.",
         )
-    except flags.Error as error:
-        raise InputError(_clip(error)) from error
+        self.rule_of = rule_of
+        self.overrides: dict[str, str] = {}
+
+
+def define_config_flag(values: flags.FlagValues, rule_of: RuleOf = rule_of) -> None:
+    """Define `--config FILE` and its overrides `--config.group.key=value`.
+
+    Args:
+        values: where the flag is defined.
+        rule_of: finds the rule of a dotted key; that of a run's config by default.
+    """
+    flags.DEFINE_flag(_ConfigFlag(rule_of), values)
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
@@ -73,22 +86,28 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}")
         raise SystemExit(0)
     try:
-        rest = values(list(argv))
+        words = values.read_flags_from_files(list(argv), force_gnu=False)  # of --flagfile
+        if "config" in values:
+            flag = _config_flag(values)
+            words, flag.overrides = split_overrides(words, flag.rule_of)
+        rest = values(words)
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
         raise InputError(f"unknown flag --{_clip(error.flagname, 80)}{hint}") from error
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise InputError(_config_error(error, argv)) from error
-    except SyntaxError as error:
-        place = error.filename or _config_file(argv)  # the config, or a module that it imports
-        line = "" if error.lineno is None else f", line {error.lineno}"
-        raise InputError(f"--config: {place}{line}: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # raised by the user's config file, which is code
-        raise InputError(_config_file_error(error, argv)) from error
+    except InputError:
+        raise
+    except (flags.Error, ValueError) as error:
+        raise InputError(_clip(error)) from error
     if len(rest) > 1:
         raise InputError(
             f"unexpected word {_clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
+
+
+def _config_flag(values: flags.FlagValues) -> _ConfigFlag:
+    flag = values["config"]
+    assert isinstance(flag, _ConfigFlag)
+    return flag
 
 
 def _flag_help(values: flags.FlagValues) -> str:
@@ -100,83 +119,56 @@ def _flag_help(values: flags.FlagValues) -> str:
     return "\n".join(lines)
 
 
-def _config_error(error: Exception, argv: Sequence[str]) -> str:
-    """Turn what absl and ml_collections raise for an unknown key or a wrong value into one line."""
-    if "Error whilst parsing config file" in str(error) or isinstance(error, OSError):
-        return _config_file_error(error, argv)
-    if isinstance(error, AttributeError | KeyError | TypeError):
-        unknown = _unknown_key(argv)
-        if unknown is None:  # no key of the command line: the file's own code
-            return _config_file_error(error, argv)
-        return f"unknown config key {_clip(unknown, 80)}{nearest(unknown, flatten(SCHEMA))}"
-    if isinstance(error, ValueError):  # what absl raises itself is none
-        return f"a --config.KEY=VALUE is malformed: {_clip(error)}"
-    return _clip(error) or type(error).__name__
+def config_file(values: flags.FlagValues) -> str:
+    """Return the file of a parsed command line's config, without the argument after its colon."""
+    return str(values["config"].value).partition(":")[0]
 
 
-def _unknown_key(argv: Sequence[str]) -> str | None:
-    """Return the first key among the overrides that no config has."""
-    known = flatten(SCHEMA)
-    for word in argv[1:]:
-        flag = word.partition("=")[0].lstrip("-")
-        if word.startswith("-") and flag.removeprefix("no").startswith("config."):
-            key = flag.removeprefix("no").removeprefix("config.")
-            if key not in known and not any(name.startswith(f"{key}.") for name in known):
-                return key
-    return None
+def overridden_keys(values: flags.FlagValues) -> list[str]:
+    """Return the keys of the config that a parsed command line changes."""
+    return list(_config_flag(values).overrides)
 
 
-def _config_file_error(error: BaseException, argv: Sequence[str]) -> str:
-    """Say in one line what running the config file raised."""
-    cause = (
-        str(error).strip().splitlines()[-1:]
-    )  # ml_collections puts whole tracebacks into messages
-    text = _clip(cause[0] if cause else "", 100)
-    if not isinstance(error, flags.Error | OSError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"--config: cannot use {_config_file(argv) or 'an empty path'}: {text}"
+def load_config(values: flags.FlagValues) -> ConfigDict:
+    """Run the config file of a parsed command line; return what it makes, changed by the overrides.
+
+    Raises:
+        InputError: if --config is missing or its file cannot be run.
+    """
+    flag = _config_flag(values)
+    if flag.value is None:
+        raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
+    try:
+        config = run_config_file(flag.value)
+        apply_overrides(config, flag.overrides, flag.rule_of)
+        config.to_dict()  # computes the values that refer to others
+    except InputError:
+        raise
+    except SyntaxError as error:
+        place = error.filename or flag.value  # the config, or a module that it imports
+        line = "" if error.lineno is None else f", line {error.lineno}"
+        raise InputError(f"--config: {place}{line}: {error.msg}") from error
+    except (Exception, SystemExit) as error:  # raised by the user's config file, which is code
+        text = _clip(error, 100)
+        if not isinstance(error, OSError):
+            text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise InputError(f"--config: cannot use {flag.value or 'an empty path'}: {text}") from error
+    return config
 
 
-def _config_file(argv: Sequence[str]) -> str:
-    """Return what the command line gives as --config, for messages."""
-    for index, word in enumerate(argv):
-        flag, _, value = word.partition("=")
-        if flag in ("--config", "-config"):
-            return value or " ".join(argv[index + 1 : index + 2])
-    return "the config"
+def read_config(values: flags.FlagValues) -> Config:
+    """Return the checked config of a parsed command line.
+
+    Raises:
+        InputError: if --config is missing, its file cannot be run, or its content is not allowed.
+    """
+    return make_config(load_config(values).to_dict())
 
 
 def _clip(message: object, length: int = 140) -> str:
     """Put a message of others on one line that is not too long."""
     text = " ".join(str(message).split())
     return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def read_config(values: flags.FlagValues) -> ConfigDict:
-    """Return the checked, locked config of a parsed command line.
-
-    Raises:
-        InputError: if --config is missing, its file cannot be run, or its content is not allowed.
-    """
-    flag = values["config"]
-    config = flag.value
-    if not flag.present:
-        raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
-    file = config_flags.get_config_filename(flag)
-    error = getattr(config, "_error", None)  # ml_collections keeps an OSError back until first use
-    if isinstance(error, OSError):
-        raise InputError(_config_file_error(error, ["--config", file])) from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(
-            f"--config: get_config() of {file} returned {type(config).__name__}, not a ConfigDict"
-        )
-    try:
-        check_config(config)
-    except InputError:
-        raise
-    except Exception as error:  # values that refer to others are computed here, by the user's code
-        raise InputError(_config_file_error(error, ["--config", file])) from error
-    return config
 
 
 @dataclass(frozen=True)

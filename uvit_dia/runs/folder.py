@@ -19,9 +19,9 @@ from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from ml_collections import ConfigDict
 
 from uvit_dia.config.files import forbidden_changes, read_config_json, to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line, write_atomically, write_json
 from uvit_dia.system.records import Record, read_json_lines
@@ -85,7 +85,7 @@ class RunFolder:
         """Give the folder back."""
         self._lock.release()
 
-    def compare_config(self, config: ConfigDict) -> None:
+    def compare_config(self, config: Config) -> None:
         """Compare a config with that of the run that lies here, if there is one.
 
         Raises:
@@ -99,7 +99,7 @@ class RunFolder:
                     f"{self.path} holds a run with another config ({'; '.join(changes)}); choose another --workdir"
                 )
 
-    def write_config(self, config: ConfigDict) -> None:
+    def write_config(self, config: Config) -> None:
         """Write `config.json`: what the run is from here on."""
         write_json(self.path / "config.json", to_plain(config))
 

@@ -26,7 +26,7 @@ SAVE_EVERY_STEPS = 5
 
 def main(argv: list[str]) -> None:
     values = cli.new_flags()
-    cli.define_config_flag(values, argv)
+    cli.define_config_flag(values)
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     cli.parse_flags(values, argv, "")
     config = cli.read_config(values)
