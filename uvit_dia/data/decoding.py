@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
+from uvit_dia.config.rules import colour
 from uvit_dia.data.file_kinds import DECODED_KINDS, IMAGE_FORMATS, what_it_is
 from uvit_dia.data.listing import UnreadableImageError
 from uvit_dia.system.errors import InputError
@@ -73,9 +74,9 @@ class ImageFormat:
             raise InputError(
                 f"model.in_chans = {self.in_chans}; image files give 1 (grey) or 3 (RGB)"
             )
-        if not re.fullmatch("white|black|#[0-9a-fA-F]{6}", self.background):
+        if not colour().fits(self.background):
             raise InputError(
-                f"data.background = {self.background!r}; allowed is white, black or #rrggbb"
+                f"data.background = {self.background!r}; allowed is {colour().allowed}"
             )
 
     @property

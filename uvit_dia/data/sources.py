@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from ml_collections import ConfigDict
 
-from uvit_dia.config.schema import DATA_NAMES
+from uvit_dia.config.schema import DATA_NAMES, Config
 from uvit_dia.data import decoded_cache
 from uvit_dia.data.cifar10 import read_cifar10
 from uvit_dia.data.decoded_set import DecodedSet, decode_all
@@ -129,19 +128,19 @@ def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
     )
 
 
-def load_training_images(config: ConfigDict, *, show_progress: bool) -> ImageSet:
+def load_training_images(config: Config, *, show_progress: bool) -> ImageSet:
     """Read the training images of a config."""
     images = _load_images(config, "train", show_progress=show_progress)
     assert images is not None  # only a test split can be missing
     return images
 
 
-def load_test_images(config: ConfigDict, *, show_progress: bool) -> ImageSet | None:
+def load_test_images(config: Config, *, show_progress: bool) -> ImageSet | None:
     """Read the test images of a config; None where its image set has no test split."""
     return _load_images(config, "test", show_progress=show_progress)
 
 
-def _load_images(config: ConfigDict, split: str, *, show_progress: bool) -> ImageSet | None:
+def _load_images(config: Config, split: str, *, show_progress: bool) -> ImageSet | None:
     return load_image_set(
         config.data.name,
         config.data.path,
@@ -149,5 +148,7 @@ def _load_images(config: ConfigDict, split: str, *, show_progress: bool) -> Imag
         img_size=config.model.img_size,
         in_chans=config.model.in_chans,
         resize=config.data.resize,
+        background=config.data.background,
+        skip_unreadable=config.data.skip_unreadable,
         show_progress=show_progress,
     )
