@@ -21,6 +21,7 @@ MAX_PIXELS = 200_000_000  # of one image: the largest cameras have 150 million
 DRAFT_SCALE = 3  # a JPEG is decoded to this many times the wanted size or more, then scaled
 DEFAULT_BACKGROUND = "white"
 FORMATS_WITH_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # in others, frames are previews
+# where an image is damaged; Pillow promises no list
 WHAT_PILLOW_RAISES = (
     OSError,
     ValueError,
@@ -35,7 +36,7 @@ WHAT_PILLOW_RAISES = (
     ZeroDivisionError,
     struct.error,
     Image.DecompressionBombError,
-)  # where an image is damaged; it promises no list
+)
 ROWS_AT_A_TIME = 256  # that are scaled from 16 bits: the whole image would take much memory
 ORIENTATION = 0x0112  # the tag of EXIF
 TRANSPOSITIONS = {
@@ -102,9 +103,8 @@ class DecodedImage:
 def our_limits() -> Iterator[None]:
     """Let Pillow refuse images above MAX_PIXELS, and not warn of those that it can read."""
     before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = (
-        MAX_PIXELS // 2
-    )  # above it Pillow warns, above twice as many it refuses
+    # above this many Pillow warns, above twice as many it refuses
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")

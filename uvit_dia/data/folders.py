@@ -12,12 +12,6 @@ from uvit_dia.data.listing import EncodedImage, Listing, UnreadableImageError
 from uvit_dia.data.tree import Tree, subfolders, walk
 from uvit_dia.system.errors import InputError
 
-ADVICE = {
-    "parquet": "data.name = 'parquet' reads them",
-    "archive": "unpack them first",
-    "unfinished": "downloads that did not end",
-}
-
 
 def list_folder(path: Path, split: str) -> Listing | None:
     """List the images of a split.
@@ -44,7 +38,7 @@ def list_folder(path: Path, split: str) -> Listing | None:
         return None
     tree = walk(root)
     if not tree.images and not tree.broken:
-        raise InputError(f"data.path: no images (.png, .jpg, ...) in {root}{_what_else(tree)}")
+        raise InputError(f"data.path: no images (.png, .jpg, ...) in {root}; {tree.contents()}")
     _refuse_loose(path, tree)
     if root == path:
         refuse_splits_in_classes(tree)
@@ -113,17 +107,6 @@ def _refuse_loose(path: Path, tree: Tree) -> None:
             f"data.path: {unclear[0].parent} holds images ({unclear[0].name}) beside folders that "
             "hold them; move them into one"
         )
-
-
-def _what_else(tree: Tree) -> str:
-    """Say what a folder without images holds."""
-    found = [
-        f"{len(files)} {kind} file(s) such as {files[0].name}"
-        + (f" ({ADVICE[kind]})" if kind in ADVICE else "")
-        for kind, files in tree.files.items()
-        if files
-    ]
-    return f"; it holds {', '.join(found)}" if found else "; it holds no files"
 
 
 def _notes_on_classes(classes: list[str], counts: Counter[str]) -> list[str]:

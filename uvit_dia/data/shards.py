@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uvit_dia.data.splits import HELD_OUT, split_within
 from uvit_dia.data.summary import counted
-from uvit_dia.data.tree import Tree, walk
+from uvit_dia.data.tree import walk
 from uvit_dia.system.errors import InputError
 
 # train-00003-of-00005-0123abcd: what is numbered, its number, of how many
@@ -88,7 +88,8 @@ def find_shards(path: Path, split: str) -> Shards | None:
     if not any(shard.split for shard in shards):
         training = shards
     if not training:
-        raise InputError(f"data.path: no train*.parquet in {path}{_what_else(tree, shards)}")
+        found = counted(Counter(str(shard.split) for shard in shards), "file")
+        raise InputError(f"data.path: no train*.parquet in {path}; {found or tree.contents()}")
     _check_one_set(path, training, "train")
     chosen = training
     if split == "test":
@@ -98,11 +99,14 @@ def find_shards(path: Path, split: str) -> Shards | None:
         if not chosen:
             return None
         _check_one_set(path, chosen, split)
+    files = tuple(shard.file for shard in chosen)
     for shard in shards:
-        if shard not in chosen:
+        if shard.split != chosen[0].split or shard.base != chosen[0].base:
             tree.left_out.add("parquet file(s) of other splits", shard.file.name)
     tree.leave_out_all_but("parquet")
-    return Shards(tuple(shard.file for shard in chosen), tree.left_out.notes())
+    folder = files[0].parent.relative_to(path).as_posix()
+    notes = (f"from {folder}",) if folder != "." else ()
+    return Shards(files, (*notes, *tree.left_out.notes()))
 
 
 def _one_file(path: Path) -> Shards:
@@ -175,13 +179,3 @@ def _check_numbers(shards: Sequence[_Shard]) -> None:
             f"data.path: {num_missing} of {end - start} shards are missing in {first.file.parent}: "
             f"{names}{', ...' if num_missing > MAX_LISTED else ''}"
         )
-
-
-def _what_else(tree: Tree, shards: Sequence[_Shard]) -> str:
-    """Say what a folder without training files holds."""
-    if shards:
-        found = Counter(str(shard.split) for shard in shards)
-        return f"; it holds {counted(found, 'file')}"
-    if tree.images:
-        return f"; it holds {len(tree.images)} image file(s) (data.name = 'folder' reads them)"
-    return ""

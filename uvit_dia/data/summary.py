@@ -38,7 +38,7 @@ def counted(counts: Mapping[str, int], unit: str = "") -> str:
     """Return "cats 3 images, dogs 2" for the unit "image"; the first few where there are many."""
     shown = list(counts.items())[:MAX_CLASSES]
     parts = [f"{name} {count}" for name, count in shown]
-    if unit:
+    if unit and parts:
         parts[0] += f" {unit}" + ("" if shown[0][1] == 1 else "s")
     more = len(counts) - len(shown)
     return ", ".join(parts) + (f" and {more} more" if more else "")

@@ -9,6 +9,13 @@ from uvit_dia.data.file_kinds import is_of_the_system, kind_of
 from uvit_dia.data.summary import LeftOut
 from uvit_dia.system.errors import InputError
 
+ADVICE = {
+    "image": "data.name = 'folder' reads them",
+    "parquet": "data.name = 'parquet' reads them",
+    "archive": "unpack them first",
+    "unfinished": "downloads that did not end",
+}
+
 
 @dataclass
 class Tree:
@@ -36,6 +43,16 @@ class Tree:
         for kind in sorted(self.files.keys() - set(kinds)):
             for file in self.files[kind]:
                 self.left_out.add(f"{kind} file(s)", file.name)
+
+    def contents(self) -> str:
+        """Say what lies here, where something else was looked for."""
+        parts = [
+            f"{len(files)} {kind} file(s) such as {files[0].name}"
+            + (f" ({ADVICE[kind]})" if kind in ADVICE else "")
+            for kind, files in sorted(self.files.items())
+            if files
+        ]
+        return f"it holds {', '.join(parts) if parts else 'no files'}"
 
 
 def walk(root: Path) -> Tree:
@@ -91,6 +108,7 @@ def subfolders(folder: Path) -> list[Path]:
         InputError: if it cannot be read.
     """
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not is_of_the_system(p.name))
+        found = [entry for entry in os.scandir(folder) if entry.is_dir()]
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return sorted(Path(entry.path) for entry in found if not is_of_the_system(entry.name))
