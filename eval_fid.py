@@ -2,9 +2,10 @@
 
     python eval_fid.py --checkpoint RUN --num_images 50000
 
-Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception extractor; a Frechet distance
-`fd` with any other), KID, Inception score, precision and recall, the real-against-real floor at the same number of
-images, and everything that the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
+Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception
+extractor; with any other a Frechet distance `fd`), KID, Inception score, precision and recall, the
+real-against-real floor at the same number of images, and everything that the numbers depend on.
+Extractors: inception-v3-compat, digits, pt2:PATH.
 """
 
 from uvit_dia import cli

@@ -1,10 +1,12 @@
 """Sample images from a trained run.
 
-    python sample.py --checkpoint RUN --num_images 64 --sampler dpmpp_2m --num_steps 20 --seed 0 --output grid.png
+    python sample.py --checkpoint RUN --num_images 64 --sampler dpmpp_2m --num_steps 20 --seed 0
+        --output grid.png
 
---checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one grid, NAME.npz all
-images as one array (N, H, W, C), and any other name a folder of PNGs, which goes on at the missing ones when it was
-interrupted. Image i depends on weights, sampler settings, seed and i alone.
+--checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one
+grid, NAME.npz all images as one array (N, H, W, C), and any other name a folder of PNGs. Run an
+interrupted command again: it samples the PNGs that are missing. Image i depends on weights, sampler
+settings, seed and i alone.
 """
 
 from pathlib import Path

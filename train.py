@@ -1,10 +1,10 @@
 """Train a U-ViT.
 
-    python train.py --config configs/digits_uvit_dia.py [--workdir RUN] [--config.train.batch_size=32 ...]
+    python train.py --config configs/digits_uvit_dia.py [--workdir RUN] [--config.KEY=VALUE ...]
     accelerate launch train.py --config configs/cifar10_uvit_dia.py
 
-The same command again goes on with an interrupted run. Exit codes: 0 done, 2 wrong input, 3 diverged, 74 disk full
-or gone or another process lost, 75 stopped early with its state saved.
+Run the same command again to resume. Exit codes: 0 done, 2 wrong input, 3 diverged, 74 disk full or
+lost, or another process lost, 75 stopped early with the state saved.
 """
 
 from pathlib import Path

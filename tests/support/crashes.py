@@ -1,4 +1,4 @@
-"""Crashes at every file operation, for the tests: the process ends there, and the power may go too."""
+"""Crashes at every file operation: the process ends there, and the power may go too."""
 
 import json
 import os
@@ -20,7 +20,7 @@ class Crash:
     Args:
         root: the folder whose files are written.
         count: k, from 0.
-        note: where to write, at the end, what a loss of power would spare: see `lost_with_the_power`.
+        note: where to write, at the end, what a power cut would spare: see `lost_with_the_power`.
     """
 
     def __init__(self, root: Path, count: int, note: Path | None = None) -> None:
@@ -63,7 +63,7 @@ class Crash:
 
 
 def lost_with_the_power(root: Path, note: Path) -> list[Path]:
-    """Return the files, relative to a folder, whose content was never fsynced before a crash left its note."""
+    """Return the files of a folder whose content was not fsynced before a crash left its note."""
     safe = set(json.loads(note.read_text()))
     return [
         path.relative_to(root)

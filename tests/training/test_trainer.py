@@ -41,7 +41,7 @@ from uvit_dia.training.trainer import PeriodicTask, Trainer
 
 
 def alphas_cumprod() -> Tensor:
-    """Return alpha-bar of the cosine schedule (Nichol and Dhariwal 2021, Eq. 17; betas cut at 0.999), in float64."""
+    """Return alpha-bar of the cosine schedule in float64 (Eq. 17, Nichol and Dhariwal 2021)."""
 
     def f(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -51,7 +51,7 @@ def alphas_cumprod() -> Tensor:
 
 
 def train_by_hand(config: Any, num_steps: int) -> tuple[nn.Module, list[Tensor], list[float]]:
-    """Train as the documents say, in plain torch; return the model, the average of its weights and the losses."""
+    """Train as documented, in plain torch; return the model, its averaged weights, the losses."""
     batch_size, seed = config.train.batch_size, config.seed
     images = load_image_set("digits", "", "train", img_size=8, in_chans=1)
     assert images is not None
@@ -124,7 +124,7 @@ def train_by_hand(config: Any, num_steps: int) -> tuple[nn.Module, list[Tensor],
     ids=lambda changes: ", ".join(str(value) for value in changes.values()),
 )
 def test_steps_are_those_written_by_hand(tmp_path: Path, changes: dict[str, object]) -> None:
-    # A large eps of Adam: with a tiny one, rounding of a vanishing gradient would decide a weight's direction.
+    # A large eps of Adam: with a tiny one, rounding of a vanishing gradient would move a weight.
     changes = {"optimizer.eps": 1e-3, **changes}
     trainer = tiny_trainer(tmp_path, changes)
     assert not trainer.resume()  # as every run begins
@@ -389,7 +389,8 @@ def test_log_line_sums_up_its_window(tmp_path: Path) -> None:
 
 def test_restored_window_lies_where_training_does(tmp_path: Path) -> None:
     accelerator = SimpleNamespace(is_main_process=False, device=torch.device("meta"))
-    log = TrainLog(accelerator, None, batch_size=8, num_steps=4, show_progress=False)  # type: ignore[arg-type]
+    folder: Any = None
+    log = TrainLog(accelerator, folder, batch_size=8, num_steps=4, show_progress=False)
     log.restore(torch.ones(2, 2))
     log.add(torch.ones((), device="meta"), torch.ones((), device="meta"))
     assert log.window().shape == (3, 2)
@@ -422,7 +423,8 @@ def test_tasks_get_the_average_at_their_steps(tmp_path: Path) -> None:
         calls.append((step, model is trainer.ema.model))
         return {"fd": 1.5, "name": "digits"}
 
-    trainer.tasks = (PeriodicTask(3, measure), PeriodicTask(0, pytest.fail))  # type: ignore[arg-type]
+    never: Any = pytest.fail
+    trainer.tasks = (PeriodicTask(3, measure), PeriodicTask(0, never))
     trainer.fit()
     assert calls == [(3, True), (6, True)]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -440,7 +442,8 @@ def spoil(trainer: Trainer, kind: str, step: int) -> None:
     value = {"nan": math.nan, "inf": math.inf}[kind.split()[1]]
     if kind.startswith("loss"):
         loss = trainer.diffusion.loss
-        trainer.diffusion.loss = lambda *a: loss(*a) + (value if trainer.step == step else 0)  # type: ignore[method-assign]
+        diffusion: Any = trainer.diffusion
+        diffusion.loss = lambda *a: loss(*a) + (value if trainer.step == step else 0)
         return
 
     def hook(grad: Tensor) -> Tensor:
@@ -632,7 +635,7 @@ def test_order_of_batches_is_that_of_the_data_module(tmp_path: Path) -> None:
 
 
 def test_noise_scale_is_that_of_the_gradients_of_each_image(tmp_path: Path) -> None:
-    """The two terms of a step follow from its half and whole gradient, and training does not notice."""
+    """Both terms follow from half and whole gradient of a step, and training does not notice."""
     trainer = tiny_trainer(tmp_path / "a", {"train.log_every_steps": 1, "train.num_steps": 1})
     quiet = tiny_trainer(tmp_path / "b", {"train.log_every_steps": 1, "train.num_steps": 1})
     quiet._noise_scale = lambda *_: {}  # type: ignore[method-assign]

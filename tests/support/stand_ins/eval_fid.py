@@ -1,4 +1,4 @@
-"""A stand-in for eval_fid.py: its "metric" is a function of the weights' hash and the seed of the samples.
+"""A stand-in for eval_fid.py: its "metric" is a function of the weights' hash and of the seed.
 
 The samples of a run of seed 106 are not finite.
 """
