@@ -10,6 +10,7 @@ or gone or another process lost, 75 stopped early with its state saved.
 from pathlib import Path
 
 from uvit_dia import cli
+from uvit_dia.system.files import user_path
 
 
 def main(argv: list[str]) -> None:
@@ -28,6 +29,12 @@ def main(argv: list[str]) -> None:
         "Resume a run on another number of processes: same batches, equal up to rounding.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "allow_other_data",
+        False,
+        "Resume a run with other images than it was trained on; its checkpoints record both.",
+        flag_values=values,
+    )
     flags.DEFINE_float(
         "process_timeout_minutes",
         30.0,
@@ -39,7 +46,8 @@ def main(argv: list[str]) -> None:
     cli.parse_flags(values, argv, __doc__)
     config = cli.read_config(values)
     config_path = config_flags.get_config_filename(values["config"])
-    workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
+    default = Path("runs") / Path(config_path.split(":")[0]).stem
+    workdir = user_path(values["workdir"].value or str(default), "--workdir")
 
     from uvit_dia.runs.folder import RunFolder
 
@@ -51,6 +59,7 @@ def main(argv: list[str]) -> None:
         config,
         folder,
         allow_other_world_size=bool(values["allow_other_world_size"].value),
+        allow_other_data=bool(values["allow_other_data"].value),
         process_timeout_minutes=values["process_timeout_minutes"].value or 0.0,
     )
 

@@ -24,6 +24,7 @@ from uvit_dia.system.errors import (
     StorageError,
     nearest,
 )
+from uvit_dia.system.files import expand_home, user_path
 from uvit_dia.system.memory import is_out_of_memory
 
 MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
@@ -52,7 +53,7 @@ def define_config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
             "Config file; any of its keys is changed by --config.group.key=value.",
             lock_config=True,
             flag_values=values,
-            sys_argv=list(argv),
+            sys_argv=_config_at_home(argv),
         )
     except flags.Error as error:
         raise InputError(_clip(error)) from error
@@ -73,7 +74,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}")
         raise SystemExit(0)
     try:
-        rest = values(list(argv))
+        rest = values(_config_at_home(argv))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
         raise InputError(f"unknown flag --{_clip(error.flagname, 80)}{hint}") from error
@@ -89,6 +90,18 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         raise InputError(
             f"unexpected word {_clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
+
+
+def _config_at_home(argv: Sequence[str]) -> list[str]:
+    """Return a command line with the home folder for a `~` at the start of --config's path."""
+    words = list(argv)
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config") and equals:
+            words[index] = f"{flag}={expand_home(value, '--config')}"
+        elif flag in ("--config", "-config") and index + 1 < len(words):
+            words[index + 1] = expand_home(words[index + 1], "--config")
+    return words
 
 
 def _flag_help(values: flags.FlagValues) -> str:
@@ -236,7 +249,7 @@ def sampling_arguments(
             raise InputError(f"--{name} {value}: allowed is {low} to {2**31 - 1}")
     num_images = values["num_images"].value
     return SamplingArguments(
-        checkpoint=Path(values["checkpoint"].value),
+        checkpoint=user_path(values["checkpoint"].value, "--checkpoint"),
         num_images=default_num_images if num_images is None else num_images,
         sampler=sampler,
         num_steps=values["num_steps"].value,

@@ -14,13 +14,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from uvit_dia.config.files import flatten, forbidden_changes, read_config_json, to_plain
 from uvit_dia.sweep.cells import CELLS_FOLDER
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_json
+from uvit_dia.system.locks import ProcessLock
 
 FORMAT = 1
 CELL_STATES = ("waiting", "running", "preempted", "done", "diverged", "failed")
@@ -162,15 +161,7 @@ def write_cell_json(folder: Path, state: str, **facts: object) -> None:
 
 def is_held(lock: Path) -> bool:
     """Say whether a process of this machine holds a lock file; nothing is created."""
-    if not lock.exists():
-        return False
-    probe = FileLock(lock)
-    try:
-        probe.acquire(timeout=0)
-    except (Timeout, OSError):
-        return True
-    probe.release()
-    return False
+    return ProcessLock(lock).is_held()
 
 
 def cell_folders(workdir: Path, content: dict) -> dict[str, Path]:

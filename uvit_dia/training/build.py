@@ -19,6 +19,8 @@ from uvit_dia.evaluation.metrics import (
     check_num_images,
 )
 from uvit_dia.models.build import make_model
+from uvit_dia.runs.data_identity import DataIdentity
+from uvit_dia.runs.find import find_paths, with_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.sampling.image_files import write_grid
@@ -48,13 +50,15 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     make_scheduler(
         make_sampler_settings(config), make_schedule(config)
     )  # refuses what a preview would trip over
+    located = with_paths(config, find_paths(config, folder.path))
     source = None
     if train.eval_every_steps:
         check_num_images(config.eval.num_images, config.eval.metrics)
-        source = find_extractor(config.eval.extractor, config.eval.weights)
+        source = find_extractor(located.eval.extractor, located.eval.weights)
     show = accelerator.is_main_process
     with accelerator.main_process_first():
-        images = load_training_images(config, show_progress=show)
+        images = load_training_images(located, show_progress=show)
+    data = DataIdentity.of(images)  # hashed before they go to the device
     if config.data.on_device:
         with memory_advice(
             "for the training images; data.on_device = False leaves them to the host"
@@ -102,10 +106,14 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
         batches=batches,
         settings=_train_settings(config),
         checkpoints=RunCheckpoints(
-            folder, config, num_processes=accelerator.num_processes, warn=log.warn
+            folder,
+            config,
+            data=data,
+            num_processes=accelerator.num_processes,
+            warn=log.warn,
         ),
         log=log,
-        tasks=_make_tasks(config, folder, accelerator, images, source=source, log=log),
+        tasks=_make_tasks(located, folder, accelerator, images, source=source, log=log),
     )
 
 
