@@ -65,7 +65,7 @@ class Checkpoint:
         """
         path = self.folder / f"{name}.safetensors"
         with _tensor_errors(path):
-            return again_if_stale(lambda: load_file(path))
+            return again_if_stale(load_file)(path)
 
 
 def facts_sha256(manifest: dict) -> str:
@@ -104,9 +104,9 @@ def verify(folder: Path) -> Checkpoint:
 def _read_manifest(path: Path) -> dict:
     """Read a manifest that is whole and of this format."""
     try:
-        if again_if_stale(path.stat).st_size > MAX_MANIFEST_BYTES:
+        if again_if_stale(path.stat)().st_size > MAX_MANIFEST_BYTES:
             raise CorruptFileError(f"{path} is too large for a manifest")
-        manifest = json.loads(again_if_stale(lambda: path.read_text(encoding="utf-8")))
+        manifest = json.loads(again_if_stale(path.read_text)(encoding="utf-8"))
         found = manifest.get("format")
         recorded = manifest.pop("manifest_sha256", None)
         is_whole = recorded == facts_sha256(manifest)
@@ -127,9 +127,9 @@ def _check_file(folder: Path, name: str, size: int, sha256: str) -> None:
     """Compare a file with what the manifest says of it."""
     file = folder / name
     try:
-        if Path(name).name != name or not again_if_stale(file.is_file):
+        if Path(name).name != name or not again_if_stale(file.is_file)():
             raise CorruptFileError(f"{file} is missing")
-        found = again_if_stale(file.stat).st_size
+        found = again_if_stale(file.stat)().st_size
         if found != size:
             raise CorruptFileError(f"{file} has {found} bytes, its manifest says {size}")
         if sha256_file(file) != sha256:

@@ -6,9 +6,9 @@ leaves the old one or the new one.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +20,14 @@ from uvit_dia.runs.checkpoint import FORMAT, Warn, facts_sha256, verify
 from uvit_dia.runs.find import step_folder_name, step_folders
 from uvit_dia.system.errors import CorruptFileError, StorageError
 from uvit_dia.system.files import sha256_file, write_json
-from uvit_dia.system.mounts import again_if_stale, free_bytes, fsync_path, set_mode
+from uvit_dia.system.mounts import (
+    again_if_stale,
+    free_bytes,
+    fsync_path,
+    remove_folder,
+    set_mode,
+)
+from uvit_dia.system.notices import warn_once
 
 MIN_KEPT = 2  # the newest one may turn out damaged
 
@@ -66,23 +73,25 @@ def commit(
     target = root / step_folder_name(step)
     temporary = root / f".{target.name}.{os.getpid()}.tmp"
 
+    @again_if_stale
     def write() -> None:
         root.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(root)
         temporary.mkdir()
         _write_checkpoint(temporary, step, tensors, config, facts)
         if target.exists():  # damaged, or it would have been resumed from
-            shutil.rmtree(target)
+            remove_folder(target)
         temporary.rename(target)
         fsync_path(root)
 
     try:
-        again_if_stale(write)
+        write()
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # the disk may be gone altogether
+            remove_folder(temporary)
         raise StorageError(_storage_message(root, tensors, error)) from error
     verified = {} if verified is None else verified
-    verified[target] = again_if_stale(lambda: _fingerprint(target))
+    verified[target] = _fingerprint(target)
     prune(root, keep=keep, warn=warn, verified=verified)
     return target
 
@@ -90,7 +99,10 @@ def commit(
 def _remove_leftovers(root: Path) -> None:
     """Remove what killed commits left; the run's lock says that no other is under way."""
     for path in root.glob(".step_*.tmp"):
-        shutil.rmtree(path)
+        try:
+            remove_folder(path)
+        except OSError as error:  # open elsewhere, on SMB; it is in nobody's way
+            warn_once(str(path), f"could not remove {path}: {error.strerror}")
 
 
 def _write_checkpoint(folder: Path, step: int, tensors: Files, config: dict, facts: dict) -> None:
@@ -173,7 +185,7 @@ def prune(root: Path, *, keep: int, warn: Warn, verified: Verified | None = None
         if folder in spared:
             continue
         try:
-            shutil.rmtree(folder)
+            remove_folder(folder)
         except OSError as error:
             warn(f"could not remove the old checkpoint {folder}: {error.strerror}")
     for folder in verified.keys() - set(folders[:keep]):
@@ -181,7 +193,7 @@ def prune(root: Path, *, keep: int, warn: Warn, verified: Verified | None = None
 
 
 def _is_undamaged(folder: Path, verified: Verified) -> bool:
-    fingerprint = again_if_stale(lambda: _fingerprint(folder))
+    fingerprint = _fingerprint(folder)
     if verified.get(folder) == fingerprint:
         return True
     try:
@@ -192,6 +204,7 @@ def _is_undamaged(folder: Path, verified: Verified) -> bool:
     return True
 
 
+@again_if_stale
 def _fingerprint(folder: Path) -> Fingerprint:
     """Return what tells that nobody has written to the files of a folder since."""
     found = []

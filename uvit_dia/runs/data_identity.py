@@ -23,7 +23,7 @@ class DataIdentity:
 
     @classmethod
     def of(cls, images: ImageSet) -> "DataIdentity":
-        """Return the identity of an image set; hashing it costs about a second for 1.5 GB."""
+        """Return the identity of an image set."""
         return cls(len(images), images.fingerprint(), images.labels_fingerprint())
 
     @classmethod
@@ -52,7 +52,7 @@ class DataIdentity:
 def check_same_images(
     trained_on: DataIdentity,
     found: DataIdentity,
-    origin: object,
+    step: int,
     *,
     allow_other_data: bool,
     warn: Warn,
@@ -62,7 +62,7 @@ def check_same_images(
     Args:
         trained_on: of the checkpoint.
         found: of the images at hand.
-        origin: the checkpoint, for messages.
+        step: of the checkpoint.
         allow_other_data: whether other images are only a warning.
         warn: called with one line if they differ and may.
 
@@ -71,7 +71,11 @@ def check_same_images(
     """
     if not trained_on.has_other_images(found):
         return
-    difference = f"{origin} was trained on {trained_on}, but data.path leads to {found} now"
+    is_alike = trained_on.num_images == found.num_images
+    hint = ", or another Pillow decodes them otherwise" if is_alike else ""
+    difference = (
+        f"step {step} was trained on {trained_on}, but data.path leads to {found} now{hint}"
+    )
     if not allow_other_data:
-        raise InputError(f"{difference}; --allow_other_data permits other images")
+        raise InputError(f"{difference}; --allow_other_data permits that")
     warn(difference)

@@ -24,18 +24,20 @@ def step_folder_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+@again_if_stale
 def step_folders(root: Path) -> list[Path]:
     """Return the folders of committed checkpoints, the highest step first."""
     if not root.is_dir():
         return []
     found = [
         (int(m[1]), p)
-        for p in again_if_stale(lambda: list(root.iterdir()))
+        for p in root.iterdir()
         if (m := STEP_FOLDER.fullmatch(p.name)) and p.is_dir()
     ]
     return [path for _, path in sorted(found, reverse=True)]
 
 
+@again_if_stale
 def is_step_folder(path: Path) -> bool:
     """Say whether a folder is a checkpoint, under whatever name."""
     return (path / "manifest.json").is_file()
@@ -119,7 +121,7 @@ def find_paths(config: ConfigDict, run: Path | None) -> dict[str, str]:
         run: its folder, or None for a step folder that lies elsewhere.
 
     Returns:
-        Absolute paths by key, for those of `PATH_KEYS` that are set; an extractor keeps its "pt2:".
+        Paths by key, for those of `PATH_KEYS` that are set; an extractor keeps its "pt2:".
 
     Raises:
         InputError: if a path begins with the home folder of nobody.
@@ -141,8 +143,17 @@ def find_paths(config: ConfigDict, run: Path | None) -> dict[str, str]:
                 "it",
             )
             path = Path(before)
-        found[key] = f"{prefix}{path.absolute()}"
+        found[key] = f"{prefix}{path}"
     return found
+
+
+def absolute_paths(paths: dict[str, str]) -> dict[str, str]:
+    """Return the result of `find_paths` as it holds in any working folder, for `env.json`."""
+    absolute = {}
+    for key, text in paths.items():
+        prefix = PROGRAM if text.startswith(PROGRAM) else ""
+        absolute[key] = f"{prefix}{Path(text.removeprefix(prefix)).absolute()}"
+    return absolute
 
 
 def _remembered_paths(run: Path) -> dict[str, str]:

@@ -56,12 +56,13 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self._metrics = path / "metrics.jsonl"
         try:
-            again_if_stale(self._make)
+            self._make()
         except OSError as error:
             shown = str(path) if len(str(path)) < 100 else str(path)[:97] + "..."
             raise InputError(f"--workdir: cannot write to {shown}: {error.strerror}") from error
         self._lock = ProcessLock(path / ".lock")
 
+    @again_if_stale
     def _make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         probe = self.path / f".probe.{os.getpid()}"
@@ -138,7 +139,7 @@ class RunFolder:
 
     def truncate_metrics(self, step: int) -> None:
         """Drop a torn last line, and the lines after a step, which the resumed run writes again."""
-        if self._metrics.exists():
+        if again_if_stale(self._metrics.exists)():
             lines = [
                 json.dumps(values)
                 for values in read_metrics(self._metrics)
@@ -167,10 +168,11 @@ def read_metrics(path: Path) -> list[dict]:
             step.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        text = again_if_stale(path.read_text)(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     rows = []
+    lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)

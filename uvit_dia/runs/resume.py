@@ -150,7 +150,7 @@ class RunCheckpoints:
         check_same_images(
             saved,
             self.data,
-            checkpoint.folder,
+            checkpoint.step,
             allow_other_data=allow_other_data,
             warn=self.warn,
         )

@@ -17,7 +17,7 @@ from uvit_dia.runs.checkpoint import Checkpoint, Warn, check_tensors, newest_val
 from uvit_dia.runs.data_identity import DataIdentity, check_same_images
 from uvit_dia.runs.find import check_checkpoint, find_paths, is_step_folder, run_of, with_paths
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import user_path
+from uvit_dia.system.files import expand_home
 from uvit_dia.system.notices import warn
 
 
@@ -27,7 +27,7 @@ class TrainedModel:
 
     Attributes:
         model: on the device.
-        config: of its run, as the run was last started; its paths are absolute.
+        config: of its run, as the run was last started; its paths are where the files are.
         run: the run's folder, or None for a step folder that lies elsewhere.
         step: optimizer steps that went into it.
         weights: "ema" or "model".
@@ -61,7 +61,7 @@ class TrainedModel:
         check_same_images(
             self.data,
             found,
-            f"step {self.step} of the run",
+            self.step,
             allow_other_data=allow_other_data,
             warn=warn,
         )
@@ -152,6 +152,5 @@ def _config_of_run(saved: ConfigDict, run: Path | None, data_path: str | None) -
         except InputError as error:
             warn(f"{error}; the checkpoint's own config is used")
     if data_path:
-        absolute = user_path(data_path, "--data_path").absolute()
-        config = with_paths(config, {"data.path": str(absolute)})
+        config = with_paths(config, {"data.path": expand_home(data_path, "--data_path")})
     return with_paths(config, find_paths(config, run))

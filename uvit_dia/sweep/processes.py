@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from uvit_dia.system.locks import LockHeldError, ProcessLock
+from uvit_dia.system.notices import warn_once
 
 POLL_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -77,7 +78,9 @@ class CommandRunner:
             try:
                 process_lock.acquire()
                 break
-            except LockHeldError:
+            except LockHeldError as error:
+                if error.advice:
+                    warn_once(str(lock), f"{lock} is held by {error.holder}; {error.advice}")
                 if self.should_stop():
                     raise Stopped(self.stop_reason) from None
                 time.sleep(POLL_SECONDS)

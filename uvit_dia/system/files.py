@@ -43,14 +43,11 @@ def user_path(text: str, origin: str) -> Path:
     return Path(expand_home(text, origin))
 
 
+@again_if_stale
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as hex digits."""
-
-    def hashed() -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return again_if_stale(hashed)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -61,6 +58,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
+    @again_if_stale
     def write() -> None:
         temporary.write_bytes(content)
         fsync_path(temporary)
@@ -68,7 +66,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     with _storage_errors(path):
         try:
-            again_if_stale(write)
+            write()
         finally:
             with suppress(OSError):  # what happened to the folder has been told already
                 temporary.unlink(missing_ok=True)
@@ -82,12 +80,13 @@ def append_line(path: Path, line: str) -> None:
         StorageError: if it cannot be written.
     """
 
+    @again_if_stale
     def append() -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     with _storage_errors(path):
-        again_if_stale(append)
+        append()
 
 
 @contextmanager

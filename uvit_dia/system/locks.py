@@ -10,7 +10,6 @@ still runs; on another machine it cannot see that, and refuses.
 import contextlib
 import fcntl
 import os
-import shutil
 import weakref
 from dataclasses import asdict
 from errno import EACCES, EAGAIN, ENOLCK, EWOULDBLOCK
@@ -19,7 +18,7 @@ from typing import IO
 
 from uvit_dia.system.files import write_json
 from uvit_dia.system.lock_owner import has_ended, read_owner, this_process
-from uvit_dia.system.mounts import UNSUPPORTED, again_if_stale
+from uvit_dia.system.mounts import UNSUPPORTED, again_if_stale, remove_folder
 from uvit_dia.system.notices import warn, warn_once
 
 _HELD = {EACCES, EAGAIN, EWOULDBLOCK}
@@ -62,7 +61,7 @@ class ProcessLock:
             OSError: if the lock file cannot be made.
         """
         try:
-            self._file = again_if_stale(lambda: _locked_file(self.path, os.O_CREAT))
+            self._file = _locked_file(self.path, os.O_CREAT)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -95,7 +94,7 @@ class ProcessLock:
 
     def _take_marker(self) -> None:
         mine = self.path.with_name(f"{self.marker.name}-new.{os.getpid()}")
-        shutil.rmtree(mine, ignore_errors=True)  # of a killed process of the same number
+        _remove(mine)  # of a killed process of the same number
         mine.mkdir()
         try:
             write_json(mine / "owner.json", asdict(this_process()))
@@ -108,7 +107,7 @@ class ProcessLock:
                 self._remove_stale_marker()
             raise LockHeldError
         finally:
-            shutil.rmtree(mine, ignore_errors=True)
+            _remove(mine)
 
     def _remove_stale_marker(self) -> None:
         """Move the marker of a process that has ended out of the way.
@@ -132,9 +131,10 @@ class ProcessLock:
         if _renamed(self.marker, self.path.with_name(ended_name + owner.nonce)):
             warn(f"{self.path.parent}: took over the lock of {owner.describe()}, which has ended")
             for path in earlier:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
 
 
+@again_if_stale
 def _locked_file(path: Path, create: int) -> IO[bytes]:
     """Open a file and lock it; links are not followed, since a planted one may lead anywhere."""
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | create, 0o666)
@@ -166,4 +166,9 @@ def _remove_marker(marker: Path, process: int) -> None:
     left = marker.with_name(f"{marker.name}-left.{process}")
     with contextlib.suppress(OSError):  # the folder went away, or the marker was deleted by hand
         marker.rename(left)  # in one step: an empty marker could be renamed over
-    shutil.rmtree(left, ignore_errors=True)
+    _remove(left)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it is not there, or in nobody's way
+        remove_folder(folder)

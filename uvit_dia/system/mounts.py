@@ -9,31 +9,39 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from uvit_dia.system.notices import warn, warn_once
 
 # How a file system says that it has no such operation.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_MODES = UNSUPPORTED | {errno.EPERM, errno.EACCES}
-_NO_FOLDER_FSYNC = UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EISDIR, errno.EBADF}
+_NO_FOLDER_OPEN = UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EISDIR, errno.EBADF}
 _NO_REPLACE = UNSUPPORTED | {errno.EEXIST, errno.EPERM, errno.EACCES, errno.EBUSY}
 _PROBE_BYTES = 2**20
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def again_if_stale(call: Callable[[], T]) -> T:
-    """Call a function that may be repeated, a second time if NFS answers that a handle is stale."""
-    try:
-        return call()
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-    return call()
+def again_if_stale(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a repeatable function start again, once, if NFS answers that a handle is stale."""
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*arguments, **named)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        return function(*arguments, **named)
+
+    return call
 
 
+@again_if_stale
 def fsync_path(path: Path) -> None:
     """Make a file's content, or a folder's entries, survive a power cut, if the mount can."""
     is_folder = path.is_dir()
@@ -44,7 +52,7 @@ def fsync_path(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in (_NO_FOLDER_FSYNC if is_folder else UNSUPPORTED):
+        if error.errno not in (_NO_FOLDER_OPEN if is_folder else UNSUPPORTED):
             raise
         kind = "folders" if is_folder else "files"
         warn_once(
@@ -52,6 +60,19 @@ def fsync_path(path: Path) -> None:
             f"{path}: this file system cannot sync {kind} ({error.strerror}); after a power cut "
             "the newest files may be missing",
         )
+
+
+@again_if_stale
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of files, also where a mount lets nobody open folders, as rmtree does."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_OPEN:
+            raise
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
 
 
 def set_mode(path: Path, mode: int) -> None:
@@ -88,6 +109,7 @@ def replace(source: Path, target: Path) -> None:
     )
 
 
+@again_if_stale
 def restore_replaced(path: Path) -> None:
     """Put the old file back if a kill came between the two steps of `replace`."""
     aside = _aside(path)

@@ -4,7 +4,7 @@ import torch.distributed as dist
 from ml_collections import ConfigDict
 
 from uvit_dia.config.schema import UNIT_OVER_IMAGES
-from uvit_dia.runs.find import find_paths
+from uvit_dia.runs.find import absolute_paths, find_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import PROCESS_TIMEOUT_MINUTES, make_accelerator
 from uvit_dia.system.errors import (
@@ -73,7 +73,7 @@ def train(
         folder.write_env(
             device=str(accelerator.device),
             num_processes=accelerator.num_processes,
-            paths=find_paths(config, folder.path),
+            paths=absolute_paths(find_paths(config, folder.path)),
         )
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
     start_trackers(accelerator, config, folder, step=trainer.step)
