@@ -147,8 +147,9 @@ def _config_of_run(saved: ConfigDict, run: Path | None, data_path: str | None) -
     if run is not None:
         try:
             latest = read_config_json(run / "config.json")
-            if not forbidden_changes(saved, latest):
-                config = latest
+            if forbidden_changes(saved, latest):
+                raise InputError(f"{run / 'config.json'} is of another run")
+            config = latest
         except InputError as error:
             warn(f"{error}; the checkpoint's own config is used")
     if data_path:
