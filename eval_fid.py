@@ -9,6 +9,7 @@ images, and everything that the numbers depend on. Extractors: inception-v3-comp
 
 from uvit_dia import cli
 from uvit_dia.runs.find import check_checkpoint
+from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import expand_home
 
 
@@ -19,10 +20,16 @@ def main(argv: list[str]) -> None:
     values = cli.new_flags()
     cli.define_sampling_flags(values)
     flags.DEFINE_string(
-        "extractor", None, "Feature extractor (default: the run's config).", flag_values=values
+        "extractor",
+        None,
+        "inception-v3-compat, digits or pt2:PATH (default: the run's config).",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "weights", None, "Inception weights (default: torch-fidelity's place).", flag_values=values
+        "weights",
+        None,
+        "Inception weights (default: the run's config, or torch-fidelity's place).",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "download_weights",
@@ -56,12 +63,15 @@ def main(argv: list[str]) -> None:
         flag_values=values,
     )
     cli.parse_flags(values, argv, __doc__)
-    arguments = cli.sampling_arguments(values, default_num_images=None)
+    arguments = cli.sampling_arguments(values)
     extractor, weights = (values[name].value for name in ("extractor", "weights"))
     if extractor is not None and extractor.startswith("pt2:"):
         extractor = "pt2:" + expand_home(extractor.removeprefix("pt2:"), "--extractor")
     if weights is not None:
         weights = expand_home(weights, "--weights")
+    num_repeats = int(values["num_repeats"].value or 1)
+    if (arguments.seed or 0) + num_repeats > 2**31:
+        raise InputError("--seed and --num_repeats ask for seeds above 2147483647")
     check_checkpoint(arguments.checkpoint)
 
     # torch is imported from here on
@@ -74,9 +84,9 @@ def main(argv: list[str]) -> None:
             weights=weights,
             download_weights=bool(values["download_weights"].value),
             allow_few_images=bool(values["allow_few_images"].value),
-            num_repeats=int(values["num_repeats"].value or 1),
             data_path=values["data_path"].value,
             allow_other_data=bool(values["allow_other_data"].value),
+            num_repeats=num_repeats,
         ),
     )
 

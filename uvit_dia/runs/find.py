@@ -3,16 +3,16 @@
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from uvit_dia.config.files import flatten, to_plain
-from uvit_dia.runs.folder import read_env
+from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import expand_home
 from uvit_dia.system.mounts import again_if_stale
 from uvit_dia.system.notices import warn_once
+from uvit_dia.system.records import read_json
 
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 PATH_KEYS = ("data.path", "eval.weights", "eval.extractor")  # keys of a config that hold paths
@@ -109,7 +109,7 @@ def check_output(path: Path, image_suffixes: tuple[str, ...]) -> None:
         raise InputError(f"--output {path}: cannot write to the folder {there}")
 
 
-def find_paths(config: ConfigDict, run: Path | None) -> dict[str, str]:
+def find_paths(config: Config, run: Path | None) -> dict[str, str]:
     """Find the files that a config names: from here, or where the run found them last.
 
     A config may name a file from the folder in which its run was started; the run notes in
@@ -157,15 +157,15 @@ def absolute_paths(paths: dict[str, str]) -> dict[str, str]:
 
 
 def _remembered_paths(run: Path) -> dict[str, str]:
-    paths = read_env(run).get("paths")
+    paths = read_json(run / "env.json").values.get("paths")
     if not isinstance(paths, dict):
         return {}
     return {key: path for key, path in paths.items() if isinstance(path, str)}
 
 
-def with_paths(config: ConfigDict, paths: dict[str, str]) -> ConfigDict:
+def with_paths(config: Config, paths: dict[str, str]) -> Config:
     """Return a config that names its files by other paths."""
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-        changed.update_from_flattened_dict(paths)
-    return changed.lock()
+    for key, path in paths.items():
+        group, name = key.split(".")
+        config = replace(config, **{group: replace(getattr(config, group), **{name: path})})
+    return config

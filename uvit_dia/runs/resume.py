@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from accelerate.utils import gather_object
-from ml_collections import ConfigDict
 
 from uvit_dia.config.files import config_hash, forbidden_changes, read_config_json, to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.runs.checkpoint import Checkpoint, Warn, check_tensors, newest_valid
 from uvit_dia.runs.commit import Files, Verified, commit
 from uvit_dia.runs.data_identity import DataIdentity, check_same_images
@@ -30,7 +30,7 @@ class RunCheckpoints:
     def __init__(
         self,
         folder: RunFolder,
-        config: ConfigDict,
+        config: Config,
         *,
         data: DataIdentity,
         num_processes: int,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ml_collections import ConfigDict
 
 from uvit_dia.config.files import forbidden_changes, read_config_json
+from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
 from uvit_dia.models import UViT
 from uvit_dia.models.build import make_model
@@ -36,7 +36,7 @@ class TrainedModel:
     """
 
     model: UViT
-    config: ConfigDict
+    config: Config
     run: Path | None
     step: int
     weights: str
@@ -135,7 +135,7 @@ def load_trained(
     )
 
 
-def _config_of_run(saved: ConfigDict, run: Path | None, data_path: str | None) -> ConfigDict:
+def _config_of_run(saved: Config, run: Path | None, data_path: str | None) -> Config:
     """Return a checkpoint's config, with what its run changed since: a run may, where its data lie.
 
     Args:

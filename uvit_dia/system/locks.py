@@ -61,7 +61,7 @@ class ProcessLock:
             OSError: if the lock file cannot be made.
         """
         try:
-            self._file = _locked_file(self.path, os.O_CREAT)
+            self._file = _locked_file(self.path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -81,15 +81,15 @@ class ProcessLock:
             self._leave_marker()
 
     def is_held(self) -> bool:
-        """Say whether some process holds the lock; nothing is made."""
+        """Say whether some process holds the lock; the folder may be read-only."""
         try:
-            _locked_file(self.path, 0).close()
+            _locked_file(self.path, os.O_RDONLY, fcntl.LOCK_SH).close()
         except LockHeldError:
             return True
         except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return self.marker.is_dir() and has_ended(read_owner(self.marker)) is not True
-            return self.path.exists()
+            if error.errno not in _NO_LOCKS:
+                return False  # there is no lock file that could be locked
+            return self.marker.is_dir() and has_ended(read_owner(self.marker)) is not True
         return False
 
     def _take_marker(self) -> None:
@@ -135,12 +135,11 @@ class ProcessLock:
 
 
 @again_if_stale
-def _locked_file(path: Path, create: int) -> IO[bytes]:
+def _locked_file(path: Path, flags: int, kind: int) -> IO[bytes]:
     """Open a file and lock it; links are not followed, since a planted one may lead anywhere."""
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | create, 0o666)
-    file = os.fdopen(descriptor, "r+b", buffering=0)
+    file = os.fdopen(os.open(path, flags | os.O_NOFOLLOW, 0o666), "rb", buffering=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         if error.errno in _HELD:
