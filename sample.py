@@ -9,9 +9,9 @@ interrupted command again: it samples the PNGs that are missing. Image i depends
 settings, seed and i alone.
 """
 
-from pathlib import Path
-
 from uvit_dia import cli
+from uvit_dia.runs.find import check_checkpoint, check_output
+from uvit_dia.system.files import user_path
 
 
 def main(argv: list[str]) -> None:
@@ -26,9 +26,13 @@ def main(argv: list[str]) -> None:
     cli.parse_flags(values, argv, __doc__)
     arguments = cli.sampling_arguments(values)
 
+    output = user_path(str(values["output"].value), "--output")
+    check_checkpoint(arguments.checkpoint)
+    check_output(output, (".png", ".npz"))
+
     from uvit_dia.sampling.run import sample_to_files  # torch is imported from here on
 
-    sample_to_files(arguments, Path(str(values["output"].value)))
+    sample_to_files(arguments, output)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, read_config
+from uvit_dia.system.files import user_path
 
 
 def main(argv: list[str]) -> None:
@@ -28,6 +29,12 @@ def main(argv: list[str]) -> None:
         "Resume a run on another number of processes: same batches, equal up to rounding.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "allow_other_data",
+        False,
+        "Resume a run with other images than it was trained on; its checkpoints record both.",
+        flag_values=values,
+    )
     flags.DEFINE_float(
         "process_timeout_minutes",
         30.0,
@@ -38,7 +45,8 @@ def main(argv: list[str]) -> None:
     )
     cli.parse_flags(values, argv, __doc__)
     config = read_config(values)
-    workdir = Path(values["workdir"].value or Path("runs") / Path(config_file(values)).stem)
+    default = Path("runs") / Path(config_file(values)).stem
+    workdir = user_path(values["workdir"].value or str(default), "--workdir")
 
     from uvit_dia.runs.folder import RunFolder
 
@@ -50,6 +58,7 @@ def main(argv: list[str]) -> None:
         config,
         folder,
         allow_other_world_size=bool(values["allow_other_world_size"].value),
+        allow_other_data=bool(values["allow_other_data"].value),
         process_timeout_minutes=values["process_timeout_minutes"].value or 0.0,
     )
 

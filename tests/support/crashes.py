@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from uvit_dia.runs import checkpoint
+from uvit_dia.runs import commit
 
 _OPERATIONS = {"open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 KILLED = 137  # what a shell reports for kill -9
@@ -30,10 +30,10 @@ class Crash:
         self._lock = threading.Lock()
         self._crashing: int | None = None  # the thread that does
         self._safe = {path.stat().st_ino for path in root.rglob("*")}
-        self._fsync, self._save_file = os.fsync, checkpoint.save_file
+        self._fsync, self._save_file = os.fsync, commit.save_file
         sys.addaudithook(lambda event, _: self.pass_by() if event in _OPERATIONS else None)
         os.fsync = self._fsync_and_note  # type: ignore[assignment]
-        checkpoint.save_file = self._save_file_torn
+        commit.save_file = self._save_file_torn
 
     def pass_by(self) -> None:
         """Count one operation, or end here."""

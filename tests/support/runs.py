@@ -14,7 +14,7 @@ from tests.support.crashes import Crash, run_armed
 from tests.support.forked import Child, Finished
 from uvit_dia.config.checks import make_config
 from uvit_dia.config.schema import Config
-from uvit_dia.runs.checkpoint import step_folders
+from uvit_dia.runs.find import step_folders
 from uvit_dia.system.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]

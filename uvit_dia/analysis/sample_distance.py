@@ -10,9 +10,9 @@ from uvit_dia.data.sources import load_training_images
 from uvit_dia.evaluation.evaluator import evaluate, make_references
 from uvit_dia.evaluation.extractors import Extractor, find_extractor
 from uvit_dia.runs.trained_model import TrainedModel
-from uvit_dia.sampling.run import warn
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
+from uvit_dia.system.notices import warn
 
 
 class SampleDistance:
@@ -58,6 +58,7 @@ class SampleDistance:
         self.metric = "fid" if source.is_inception else "fd"
         self.label = "FID" if source.is_inception else f"FD ({source.label})"
         self.images = load_training_images(config, show_progress=True)
+        trained.check_images(self.images, allow_other_data=arguments.allow_other_data)
         self._extractor = Extractor(source, accelerator.device)
         self._reference, self._held_out = make_references(
             config, self._extractor, self.images, accelerator, warn

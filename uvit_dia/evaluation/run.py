@@ -13,13 +13,14 @@ from uvit_dia.evaluation.evaluator import evaluate, make_references
 from uvit_dia.evaluation.extractors import Extractor, ExtractorSource, find_extractor
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
-from uvit_dia.sampling.run import advice_on_batch_size, warn
+from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.sampling.run import advice_on_batch_size
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line
+from uvit_dia.system.notices import warn
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class EvaluationArguments:
         download_weights: whether missing Inception weights are downloaded.
         allow_few_images: whether fewer images than the extractor has features are accepted.
         num_repeats: how many seeds, from the first on, are measured one after the other.
+        data_path: where the training images lie, if not where the run found them.
+        allow_other_data: whether other images than the training's are measured against.
     """
 
     extractor: str | None
@@ -39,6 +42,8 @@ class EvaluationArguments:
     download_weights: bool
     allow_few_images: bool
     num_repeats: int
+    data_path: str | None = None
+    allow_other_data: bool = False
 
 
 def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments) -> None:
@@ -49,10 +54,11 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended for that seed.
     """
     accelerator = make_accelerator()
-    trained = load_trained(
-        find_checkpoint(sampling.checkpoint, warn),
+    trained = load_run(
+        sampling.checkpoint,
         use_ema=sampling.use_ema,
         device=accelerator.device,
+        data_path=arguments.data_path,
     )
     config = trained.config
     settings = sampler_settings(sampling, trained.config)
@@ -61,6 +67,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     source = _find_extractor(trained, arguments, accelerator)
     extractor = Extractor(source, accelerator.device)
     images = load_training_images(config, show_progress=accelerator.is_main_process)
+    trained.check_images(images, allow_other_data=arguments.allow_other_data)
     num_features = extractor.features(images.images[:1])[extractor.feature_layer].shape[1]
     _check_num_images(num_images, num_features, source, arguments, accelerator)
     reference, held_out = make_references(config, extractor, images, accelerator, warn)

@@ -21,6 +21,7 @@ from uvit_dia.sweep.config import Sweep, make_sweep, sweep_rule_of
 from uvit_dia.sweep.folder import FINAL_STATES, compare
 from uvit_dia.sweep.status import plan_table, read_status, status_table
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import user_path
 
 WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
     "budget",
@@ -46,7 +47,7 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
     values = _parse(argv)
     if not values["workdir"].value:
         raise InputError("--workdir is missing; for example --workdir runs/sweep")
-    workdir = Path(values["workdir"].value)
+    workdir = user_path(values["workdir"].value, "--workdir")
     if values["status"].value or values["watch"].value:
         show_status(workdir, is_watched=bool(values["watch"].value))
         return

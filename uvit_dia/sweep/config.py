@@ -21,6 +21,7 @@ from uvit_dia.config.schema import RULES, SAMPLERS, Config, rule_of
 from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
 from uvit_dia.sweep.grid import expand
 from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.system.files import expand_home
 
 MAX_CELLS = 10_000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}")
@@ -175,6 +176,9 @@ def check_sweep_config(config: ConfigDict) -> None:
 def _check_variants(variants: object, baseline: str, reserved: dict[str, str]) -> None:
     if not isinstance(variants, dict) or not variants:
         raise InputError("sweep config: variants must be a group of named overrides, such as uvit")
+    alike = Counter(str(name).lower() for name in variants).most_common(1)[0]
+    if alike[1] > 1:  # the folders of their cells would be one where names ignore case
+        raise InputError(f"variants: {alike[0]} stands there in more than one spelling")
     for name, changes in variants.items():
         if not VARIANT_NAME.fullmatch(str(name)):
             raise InputError(f"variants: {name!r:.80} is no name; allowed are letters, digits, _")
@@ -204,7 +208,7 @@ def find_base(base: str, path: Path) -> str:
     Raises:
         InputError: if there is no such file.
     """
-    file, colon, argument = base.partition(":")
+    file, colon, argument = expand_home(base, "base").partition(":")
     folder = path.resolve().parent
     projects = folder.parents[1:2]
     for candidate in (Path(file), *(project / file for project in projects)):
