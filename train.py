@@ -10,6 +10,7 @@ or gone or another process lost, 75 stopped early with its state saved.
 from pathlib import Path
 
 from uvit_dia import cli
+from uvit_dia.system.patience import told_if_slow
 
 
 def main(argv: list[str]) -> None:
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> None:
 
     folder = RunFolder(workdir)
 
-    from uvit_dia.training.run import train  # torch is imported from here on
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.training.run import train
 
     train(
         config,

@@ -27,6 +27,7 @@ from uvit_dia.system.errors import (
     StoppedEarly,
     StorageError,
 )
+from uvit_dia.system.messages import shorten_paths
 
 pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
     "ignore:the load_module:DeprecationWarning"
@@ -439,10 +440,10 @@ def test_a_line_cannot_steer_the_terminal(
 
 def test_addresses_and_what_is_no_path_stay_whole() -> None:
     address = "https://example.org/" + "x" * 300
-    assert cli.shorten_paths(f"get {address}") == f"get {address}"
+    assert shorten_paths(f"get {address}") == f"get {address}"
     words = "train.batch_size: 64 -> 32; " * 20
-    assert cli.shorten_paths(words) == words
-    assert cli.shorten_paths(f"cannot read {LONG_PATH[:100]}") == f"cannot read {LONG_PATH[:100]}"
+    assert shorten_paths(words) == words
+    assert shorten_paths(f"cannot read {LONG_PATH[:100]}") == f"cannot read {LONG_PATH[:100]}"
 
 
 def test_of_several_processes_one_reports_wrong_input_and_each_its_own_failure(

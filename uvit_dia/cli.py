@@ -1,12 +1,10 @@
-"""Command lines: flags, the config flag with its overrides, and one-line errors with exit codes.
+"""Command lines: flags, and the config flag with its overrides.
 
 Flags are absl's and ml_collections', on a private `FlagValues`, so that the scripts can be imported side by side.
 Nothing here imports torch: `--help` and mistakes answer at once.
 """
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +14,9 @@ from ml_collections import ConfigDict, config_flags
 from uvit_dia.config.checks import check_config
 from uvit_dia.config.files import flatten
 from uvit_dia.config.schema import SAMPLERS, SCHEMA
-from uvit_dia.system.errors import (
-    EXIT_STOPPED_EARLY,
-    CommandError,
-    InputError,
-    MemoryShortageError,
-    StorageError,
-    nearest,
-)
-from uvit_dia.system.memory import is_out_of_memory
-
-MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
-MIN_SHORTENED = 40  # characters of a path that are always left
-ELLIPSIS = "..."
+from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
+from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.system.messages import clip
 
 
 def new_flags() -> flags.FlagValues:
@@ -55,7 +43,7 @@ def define_config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
             sys_argv=list(argv),
         )
     except flags.Error as error:
-        raise InputError(_clip(error)) from error
+        raise InputError(clip(error)) from error
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
@@ -76,7 +64,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         rest = values(list(argv))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
-        raise InputError(f"unknown flag --{_clip(error.flagname, 80)}{hint}") from error
+        raise InputError(f"unknown flag --{clip(error.flagname, 80)}{hint}") from error
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise InputError(_config_error(error, argv)) from error
     except SyntaxError as error:
@@ -87,7 +75,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         raise InputError(_config_file_error(error, argv)) from error
     if len(rest) > 1:
         raise InputError(
-            f"unexpected word {_clip(rest[1], 80)!r}; every argument is a flag, see --help"
+            f"unexpected word {clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
 
 
@@ -108,10 +96,10 @@ def _config_error(error: Exception, argv: Sequence[str]) -> str:
         unknown = _unknown_key(argv)
         if unknown is None:  # no key of the command line: the file's own code
             return _config_file_error(error, argv)
-        return f"unknown config key {_clip(unknown, 80)}{nearest(unknown, flatten(SCHEMA))}"
+        return f"unknown config key {clip(unknown, 80)}{nearest(unknown, flatten(SCHEMA))}"
     if isinstance(error, ValueError):  # what absl raises itself is none
-        return f"a --config.KEY=VALUE is malformed: {_clip(error)}"
-    return _clip(error) or type(error).__name__
+        return f"a --config.KEY=VALUE is malformed: {clip(error)}"
+    return clip(error) or type(error).__name__
 
 
 def _unknown_key(argv: Sequence[str]) -> str | None:
@@ -131,7 +119,7 @@ def _config_file_error(error: BaseException, argv: Sequence[str]) -> str:
     cause = (
         str(error).strip().splitlines()[-1:]
     )  # ml_collections puts whole tracebacks into messages
-    text = _clip(cause[0] if cause else "", 100)
+    text = clip(cause[0] if cause else "", 100)
     if not isinstance(error, flags.Error | OSError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"--config: cannot use {_config_file(argv) or 'an empty path'}: {text}"
@@ -144,12 +132,6 @@ def _config_file(argv: Sequence[str]) -> str:
         if flag in ("--config", "-config"):
             return value or " ".join(argv[index + 1 : index + 2])
     return "the config"
-
-
-def _clip(message: object, length: int = 140) -> str:
-    """Put a message of others on one line that is not too long."""
-    text = " ".join(str(message).split())
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def read_config(values: flags.FlagValues) -> ConfigDict:
@@ -227,7 +209,7 @@ def sampling_arguments(
     if sampler is not None and sampler not in SAMPLERS:
         hint = nearest(sampler, SAMPLERS)
         raise InputError(
-            f"--sampler {_clip(sampler, 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
+            f"--sampler {clip(sampler, 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
         )
     lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
     for name, low in lowest.items():
@@ -244,61 +226,3 @@ def sampling_arguments(
         batch_size=values["batch_size"].value,
         use_ema=bool(values["use_ema"].value),
     )
-
-
-def run_command(main: Callable[[list[str]], None]) -> None:
-    """Run a command's main function and exit: one line on stderr and its exit code for every foreseen error."""
-    try:
-        main(sys.argv)
-    except CommandError as error:
-        if isinstance(error, InputError) and not _is_first_process():
-            sys.exit(error.exit_code)  # wrong input is seen, and told, by all processes alike
-        _exit_with_line(" ".join(str(error).split()), error.exit_code)
-    except KeyboardInterrupt:
-        _exit_with_line("interrupted; the same command goes on where it can", EXIT_STOPPED_EARLY)
-    except OSError as error:
-        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
-            raise
-        _exit_with_line(
-            f"no space left while writing {error.filename or ''}", StorageError.exit_code
-        )
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        _exit_with_line(f"out of memory: {_clip(error)}", MemoryShortageError.exit_code)
-    sys.exit(0)
-
-
-def _exit_with_line(message: str, code: int) -> None:
-    place = "" if _is_first_process() else f" [rank {os.environ['RANK']}]"
-    line = shorten_paths(f"{_command_name()}{place}: {message}")
-    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
-    print(shown, file=sys.stderr, flush=True)  # a name of others must not steer the terminal
-    sys.exit(code)
-
-
-def _command_name() -> str:
-    script = Path(sys.argv[0])  # of python -m uvit_dia.sweep: .../uvit_dia/sweep/__main__.py
-    return f"{script.parent.name}.py" if script.stem == "__main__" else script.name
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def shorten_paths(line: str, length: int = MAX_LINE) -> str:
-    """Cut the middles out of the longest paths until a line fits, or no long path is left; addresses stay whole."""
-    words = line.split(" ")
-    paths = [
-        index
-        for index, word in enumerate(words)
-        if len(word) > MIN_SHORTENED and ("/" in word or len(word) > length) and "://" not in word
-    ]
-    for index in sorted(paths, key=lambda index: len(words[index]), reverse=True):
-        surplus = len(" ".join(words)) - length
-        if surplus <= 0:
-            break
-        word = words[index]
-        kept = max(MIN_SHORTENED, len(word) - surplus) - len(ELLIPSIS)
-        words[index] = word[: kept // 2] + ELLIPSIS + word[len(word) - (kept - kept // 2) :]
-    return " ".join(words)

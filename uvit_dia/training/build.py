@@ -21,7 +21,7 @@ from uvit_dia.evaluation.metrics import (
 from uvit_dia.models.build import make_model
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
-from uvit_dia.sampling.image_files import write_grid
+from uvit_dia.sampling.image_files import image_grid, write_grid
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import (
     make_sampler_settings,
@@ -30,7 +30,8 @@ from uvit_dia.sampling.schedulers import (
 )
 from uvit_dia.system.errors import NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
-from uvit_dia.system.processes import failing_together
+from uvit_dia.system.patience import told_if_slow
+from uvit_dia.system.processes import failing_together, main_process_first
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.settings import PeriodicTask, TrainSettings, rows_of_rank
 from uvit_dia.training.trainer import Trainer
@@ -43,36 +44,23 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
         InputError: if data, batch size or extractor do not fit the config or the launch.
     """
     train, optimizer = config.train, config.optimizer
-    rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
-    check_images_at_a_time(config, accelerator.num_processes)
-    make_scheduler(
-        make_sampler_settings(config), make_schedule(config)
-    )  # refuses what a preview would trip over
     source = None
-    if train.eval_every_steps:
-        check_num_images(config.eval.num_images, config.eval.metrics)
-        source = find_extractor(config.eval.extractor, config.eval.weights)
+    with failing_together():
+        rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
+        check_images_at_a_time(config, accelerator.num_processes)
+        # refuses what a preview would trip over
+        make_scheduler(make_sampler_settings(config), make_schedule(config))
+        if train.eval_every_steps:
+            check_num_images(config.eval.num_images, config.eval.metrics)
+            source = find_extractor(config.eval.extractor, config.eval.weights)
     show = accelerator.is_main_process
-    with accelerator.main_process_first():
-        images = load_training_images(config, show_progress=show)
-    if config.data.on_device:
-        with memory_advice(
-            "for the training images; data.on_device = False leaves them to the host"
-        ):
-            images = ImageSet(
-                images.name,
-                images.images.to(accelerator.device),
-                images.labels,
-                images.class_names,
-            )
-    batches = TrainingBatches(
-        images,
-        train.batch_size,
-        seed=config.seed,
-        random_flip=config.data.random_flip,
-        device=accelerator.device,
-    )
-    model = make_model(config)
+    with told_if_slow("reading the images"):
+        images = main_process_first(
+            accelerator, lambda: load_training_images(config, show_progress=show)
+        )
+    with failing_together():
+        images, batches = _make_batches(config, images, accelerator)
+        model = make_model(config)
     if train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     log = TrainLog(
@@ -107,6 +95,30 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
         log=log,
         tasks=_make_tasks(config, folder, accelerator, images, source=source, log=log),
     )
+
+
+def _make_batches(
+    config: ConfigDict, images: ImageSet, accelerator: Accelerator
+) -> tuple[ImageSet, TrainingBatches]:
+    """Return the images where the config wants them, and the batches of them."""
+    if config.data.on_device:
+        with memory_advice(
+            "for the training images; data.on_device = False leaves them to the host"
+        ):
+            images = ImageSet(
+                images.name,
+                images.images.to(accelerator.device),
+                images.labels,
+                images.class_names,
+            )
+    batches = TrainingBatches(
+        images,
+        config.train.batch_size,
+        seed=config.seed,
+        random_flip=config.data.random_flip,
+        device=accelerator.device,
+    )
+    return images, batches
 
 
 def _train_settings(config: ConfigDict) -> TrainSettings:
@@ -152,8 +164,9 @@ def _make_tasks(
                 f"{config.sample.grid_images} or with train.sample_every_steps = 0"
             ),
         ):
-            for _, grid in sampler.sample(range(count)):
-                write_grid(folder.samples / f"step_{step:08d}.png", grid)
+            for _, samples in sampler.sample(range(count)):
+                write_grid(folder.samples / f"step_{step:08d}.png", samples)
+                log.show_image(step, "samples", image_grid(samples))
         return {}
 
     def measure(step: int, model: nn.Module) -> dict[str, object]:
