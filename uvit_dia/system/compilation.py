@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,7 +60,10 @@ def compile_errors_told() -> Iterator[None]:
         InputError: if the block ends with an error of torch's compiler, or of files that it could not write.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # torch's tracing of the backward pass tells the same error twice
+            warnings.filterwarnings("ignore", message="Error detected in ", category=UserWarning)
+            yield
     except Exception as error:
         if is_out_of_memory(error) or is_lost_contact(error) or not _is_of_compiler(error):
             raise

@@ -31,9 +31,9 @@ class Execution:
     def recorded(cls, facts: dict[str, object]) -> "Execution | None":
         """Return what a run's `env.json` or the group `train` of its config says, or None where it does not say."""
         precision, is_compiled = facts.get("mixed_precision"), facts.get("compile")
-        if precision in PRECISION_NAMES and isinstance(is_compiled, bool):
-            return cls(str(precision), is_compiled)
-        return None
+        if not isinstance(precision, str) or not isinstance(is_compiled, bool):
+            return None
+        return cls(precision, is_compiled) if precision in PRECISION_NAMES else None
 
 
 def choose_execution(
