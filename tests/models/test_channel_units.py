@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uvit_dia.config.schema import OTHER_UNITS, RECURRENT_UNITS, UNITS_WITH_REDUCTION
+from uvit_dia.config.units import UNITS, units_with
 from uvit_dia.models.units.channel import CBAM, SPA, eca_kernel_size
 from uvit_dia.models.units.protocol import AttentionUnit
 from uvit_dia.models.units.registry import (
@@ -274,8 +274,8 @@ def test_eca_kernel_size_follows_its_equation(channels: int, k: int) -> None:
 
 
 def test_names_are_those_of_the_config() -> None:
-    assert ("none", *RECURRENT_UNITS, *OTHER_UNITS) == ATTENTION_NAMES
-    assert REDUCED == UNITS_WITH_REDUCTION
+    assert ("none", *UNITS) == ATTENTION_NAMES
+    assert units_with("reduction") == REDUCED
 
 
 # ---------------------------------------------------------------- in the network

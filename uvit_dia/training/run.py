@@ -4,9 +4,9 @@ import shutil
 from dataclasses import asdict
 
 from accelerate import Accelerator
-from ml_collections import ConfigDict
 
-from uvit_dia.config.schema import UNIT_OVER_IMAGES
+from uvit_dia.config.schema import Config
+from uvit_dia.config.units import facts_of
 from uvit_dia.runs.checkpoint import step_folder_name
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import (
@@ -33,7 +33,7 @@ CHECKPOINTS_THAT_MUST_FIT = 3
 
 
 def train(
-    config: ConfigDict,
+    config: Config,
     folder: RunFolder,
     *,
     allow_other_world_size: bool = False,
@@ -98,7 +98,7 @@ def _begun(folder: RunFolder) -> Execution | None:
 
 
 def _prepare(
-    config: ConfigDict, folder: RunFolder, accelerator: Accelerator, allow_other_world_size: bool
+    config: Config, folder: RunFolder, accelerator: Accelerator, allow_other_world_size: bool
 ) -> Trainer:
     """Make the trainer, resume what lies in the folder, and say so; nothing is refused after that."""
     with memory_advice(
@@ -139,7 +139,7 @@ def _prepare(
     return trainer
 
 
-def _fit(trainer: Trainer, config: ConfigDict) -> None:
+def _fit(trainer: Trainer, config: Config) -> None:
     """Run the training and write how it ended."""
     state = "failed"
     reason = ""
@@ -177,11 +177,13 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
             )
 
 
-def _advice_for_a_step(config: ConfigDict) -> str:
+def _advice_for_a_step(config: Config) -> str:
     """Say what makes a training step smaller; what a run may not change needs a run of its own."""
     train = config.train
     here = "data.on_device = False, or " if config.data.on_device else ""
-    is_open = not train.gradient_checkpointing and config.model.attention != UNIT_OVER_IMAGES
+    facts = facts_of(config.model.attention)
+    is_allowed = facts is None or not facts.has_running_averages
+    is_open = is_allowed and not train.gradient_checkpointing
     less = " or train.gradient_checkpointing" if is_open else ""
     return (
         f"with train.batch_size = {train.batch_size}; try {here}in another --workdir "
