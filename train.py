@@ -12,6 +12,7 @@ from pathlib import Path
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, read_config
 from uvit_dia.system.files import user_path
+from uvit_dia.system.patience import told_if_slow
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> None:
 
     folder = RunFolder(workdir)
 
-    from uvit_dia.training.run import train  # torch is imported from here on
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.training.run import train
 
     train(
         config,

@@ -21,8 +21,15 @@ from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.runs import state as training_state
 from uvit_dia.runs.resume import RunCheckpoints, choose_together
-from uvit_dia.system.errors import DivergedError, NonFiniteImagesError, StoppedEarly
-from uvit_dia.system.signals import StopRequest
+from uvit_dia.system.accelerator import execution_of
+from uvit_dia.system.compilation import compile_errors_told
+from uvit_dia.system.errors import (
+    DivergedError,
+    InputError,
+    NonFiniteImagesError,
+    StoppedEarly,
+)
+from uvit_dia.system.signals import StoppedAtOnce, StopRequest
 from uvit_dia.training.ema import EMA, ema_decay
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.noised_batch import NoisedBatch, draw_batch, rows_of_rank
@@ -118,18 +125,8 @@ class Trainer:
 
     def train_step(self, stop_requested: bool = False) -> bool:
         """Do one optimizer step, and say whether some process was asked to stop."""
-        started = time.monotonic()
-        x_0 = self.batches.x_0(self.step, self.rows)
-        self.log.data_seconds += time.monotonic() - started
         config, logs = self.config, self._logs_after(self.step + 1)
-        batch = draw_batch(
-            x_0,
-            self.diffusion,
-            seed=config.seed,
-            step=self.step,
-            rows=self.rows,
-            batch_size=config.train.batch_size,
-        )
+        batch = self._draw_batch()
         loss = self._backward(batch)
         grad_norm = whole(
             self.accelerator.clip_grad_norm_(
@@ -150,6 +147,20 @@ class Trainer:
         if logs:
             self._write_log(before, noise)
         return stops
+
+    def _draw_batch(self) -> NoisedBatch:
+        """Return this rank's share of the batch of the step in hand, noised."""
+        started = time.monotonic()
+        x_0 = self.batches.x_0(self.step, self.rows)
+        self.log.data_seconds += time.monotonic() - started
+        return draw_batch(
+            x_0,
+            self.diffusion,
+            seed=self.config.seed,
+            step=self.step,
+            rows=self.rows,
+            batch_size=self.config.train.batch_size,
+        )
 
     def _backward(self, batch: NoisedBatch) -> Tensor:
         """Accumulate the gradient of this rank's share, part by part; return its mean loss, ()."""
@@ -261,8 +272,11 @@ class Trainer:
             StoppedEarly: after a stop signal, with the state saved.
             DivergedError: if a loss or gradient became non-finite.
             StorageError: if a checkpoint cannot be written.
+            InputError: if the network cannot be compiled.
         """
         with StopRequest() as stop:
+            if execution_of(self.accelerator).compile and self.step < self.config.train.num_steps:
+                self._compile(stop)
             while self.step < self.config.train.num_steps:
                 stops = self.train_step(bool(stop))
                 is_last = self.step == self.config.train.num_steps
@@ -274,6 +288,30 @@ class Trainer:
                         f"stopped by {stop.signal_name or 'another process'} at step {self.step}, state saved; "
                         "resume with the same command"
                     )
+
+    def _compile(self, stop: StopRequest) -> None:
+        """Compile the network by a forward and a backward pass whose gradients are dropped.
+
+        It takes minutes and belongs to no step, so that one process can be stopped at once and loses nothing. Several
+        processes finish it together; what a Ctrl-C did to the compiler of one of them counts as having been stopped.
+        """
+        is_alone = self.accelerator.num_processes == 1
+        try:
+            with (
+                self.log.told_compiling(),
+                compile_errors_told(),
+                buffers_kept(self._unwrapped),
+                stop.at_once() if is_alone else nullcontext(),
+            ):
+                self._backward(self._draw_batch())
+        except (StoppedAtOnce, InputError) as error:
+            if not stop:
+                raise
+            raise StoppedEarly(
+                f"stopped by {stop.signal_name} while the network was compiled, at step {self.step}; "
+                "nothing is lost, resume with the same command"
+            ) from error
+        self.prepared_optimizer.zero_grad()
 
     def _run_tasks(self) -> None:
         """Do what is due at this step; images that are not finite are recorded, since the weights are finite."""
