@@ -2,12 +2,14 @@
 
     python eval_fid.py --checkpoint RUN --num_images 50000
 
-Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception extractor; a Frechet distance
-`fd` with any other), KID, Inception score, precision and recall, the real-against-real floor at the same number of
-images, and everything that the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
+Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception
+extractor; a Frechet distance `fd` with any other), KID, Inception score, precision and recall; the
+floor, which is what as many real images have that the reference does not hold; and everything that
+the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
 """
 
 from uvit_dia import cli
+from uvit_dia.evaluation.early_checks import early_source
 
 
 def main(argv: list[str]) -> None:
@@ -43,6 +45,9 @@ def main(argv: list[str]) -> None:
     )
     cli.parse_flags(values, argv, __doc__)
     arguments = cli.sampling_arguments(values, default_num_images=None)
+    may_download = bool(values["download_weights"].value)
+    extractor, weights = values["extractor"].value, values["weights"].value
+    source = None if may_download else early_source(arguments.checkpoint, extractor, weights)
 
     # torch is imported from here on
     from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
@@ -50,9 +55,9 @@ def main(argv: list[str]) -> None:
     evaluate_to_json(
         arguments,
         EvaluationArguments(
-            extractor=values["extractor"].value,
-            weights=values["weights"].value,
-            download_weights=bool(values["download_weights"].value),
+            extractor=extractor,
+            weights=weights,
+            source=source,
             allow_few_images=bool(values["allow_few_images"].value),
             num_repeats=int(values["num_repeats"].value or 1),
         ),
