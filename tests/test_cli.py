@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import sample
 import train
 from uvit_dia import cli
 from uvit_dia.config.files import to_plain
+from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.schema import Config
+from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -77,9 +80,9 @@ def start_of_run(*arguments: str) -> str:
 def config_of(*arguments: str) -> Config:
     """Return the config that a command line means."""
     values = cli.new_flags()
-    cli.define_config_flag(values)
+    define_config_flag(values)
     cli.parse_flags(values, ["train.py", *arguments], "usage")
-    return cli.read_config(values)
+    return read_config(values)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -242,6 +245,11 @@ def test_train_refuses_a_config_file_that_fails(
         (["--checkpoint=.", "--seed=-1"], "--seed -1: allowed is 0"),
         (["--checkpoint=.", "--batch_size=0"], "--batch_size 0: allowed is 1"),
         (["--checkpoint=.", "--use_ema=2"], "--use_ema=2"),
+        (["--checkpoint=.", "--eta=x"], "--eta=x"),
+        (["--checkpoint=.", "--eta=1.5"], "--eta 1.5: allowed is a number from 0 to 1"),
+        (["--checkpoint=.", "--eta=nan"], "--eta nan: allowed is"),
+        (["--checkpoint=.", "--variance_type=learned"], "--variance_type learned: allowed is one"),
+        (["--checkpoint=.", "--clip_sample=2"], "--clip_sample=2"),
         (["--checkpoint=.", "--num_image=3"], "did you mean num_images?"),
         (["--checkpoint=.", "extra"], "'extra'"),
         (["--checkpoint=.", "--sampler=" + "x" * 500], "--sampler 'xxx"),
@@ -260,6 +268,7 @@ def test_sample_and_eval_fid_refuse(script: str, arguments: list[str], part: str
     [
         (["--num_repeats=0"], "--num_repeats=0"),
         (["--num_repeats=x"], "--num_repeats=x"),
+        (["--seed=2147483647", "--num_repeats=2"], "seeds above 2147483647"),
         (["--extracter=digits"], "did you mean extractor?"),
         (["--weigths=x"], "did you mean weights?"),
         (["--allow_few_image"], "did you mean allow_few_images?"),
@@ -339,6 +348,30 @@ def test_the_run_has_the_name_of_its_config() -> None:
     assert start_of_run(CONFIG, "--workdir=a/b", "--config.seed=3") == "a/b"
 
 
+def test_flags_of_the_sampler_are_those_of_the_config_where_they_are_not_given() -> None:
+    values = cli.new_flags()
+    cli.define_sampling_flags(values, num_images=64)
+    cli.parse_flags(values, ["sample.py", "--checkpoint=run"], "usage")
+    arguments = cli.sampling_arguments(values)
+    found = (arguments.eta, arguments.variance_type, arguments.clip_sample, arguments.num_images)
+    assert found == (None, None, None, 64)
+    config = config_of(CONFIG)
+    assert sampler_settings(arguments, config) == config.sample
+
+
+def test_flags_of_the_sampler_win_over_the_config() -> None:
+    values = cli.new_flags()
+    cli.define_sampling_flags(values)
+    words = ["--checkpoint=run", "--sampler=ddim", "--eta=0.5", "--noclip_sample", "--seed=3"]
+    cli.parse_flags(values, ["sample.py", *words, "--variance_type=fixed_small"], "usage")
+    found = sampler_settings(cli.sampling_arguments(values), config_of(CONFIG))
+    assert found == replace(
+        config_of(CONFIG).sample,
+        **{"sampler": "ddim", "eta": 0.5, "clip_sample": False, "seed": 3},
+        variance_type="fixed_small",
+    )
+
+
 def test_nothing_is_written_by_a_refused_command(empty_folder: Path) -> None:
     refusal("train", CONFIG, "--config.seed=-1", "--workdir=run")
     refusal("sample", "--checkpoint=nowhere", "--output=x.png")
@@ -354,7 +387,7 @@ def test_help_names_every_flag(script: str, word: str, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     flags = {
         "train": ["--config", "--workdir", "--allow_other_world_size"],
-        "sample": ["--checkpoint", "--num_images", "--sampler", "--seed", "--output"],
+        "sample": ["--checkpoint", "--num_images", "--sampler", "--eta", "--seed", "--output"],
         "eval_fid": ["--checkpoint", "--num_steps", "--extractor", "--weights", "--num_repeats"],
     }
     assert all(f"\n  {flag} " in text for flag in flags[script])

@@ -20,7 +20,7 @@ from tests.support.runs import log_lines, start_train, status, step_folder, trai
 from uvit_dia.evaluation.digits_classifier import load_digits_classifier
 from uvit_dia.evaluation.extractor_files import DIGITS_FILE
 from uvit_dia.evaluation.metrics import frechet_distance
-from uvit_dia.runs.checkpoint import _facts_sha256
+from uvit_dia.runs.checkpoint import facts_sha256
 from uvit_dia.sampling.image_files import GRID_MARGIN, PngFolder
 from uvit_dia.sampling.sampler import ImageSampler
 from uvit_dia.system.errors import (
@@ -474,7 +474,7 @@ def rewrite_config(folder: Path, **model: object) -> None:
         "sha256": sha256_file(folder / "config.json"),
     }
     manifest.pop("manifest_sha256")
-    facts = _facts_sha256(manifest)
+    facts = facts_sha256(manifest)
     write_json(folder / "manifest.json", {**manifest, "manifest_sha256": facts})
 
 

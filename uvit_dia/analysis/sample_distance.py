@@ -11,9 +11,9 @@ from uvit_dia.evaluation.evaluator import Evaluation, make_evaluator
 from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.probe import sampler_notes
-from uvit_dia.sampling.run import warn
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_settings
+from uvit_dia.system.notices import warn
 
 MARKS = ("floor", "gaussian_mark", "matched")  # how the names of a record's marks begin
 
@@ -69,6 +69,7 @@ class SampleDistance:
             names=("fid",),
             show_progress=True,
         )
+        trained.check_images(self.images, allow_other_data=arguments.allow_other_data)
         self._trained = trained
         self._accelerator = accelerator
         self._num_images = num_images

@@ -1,7 +1,7 @@
 """From the values of a config, whatever their source, to a checked `Config`.
 
-Each value is checked by the rule of its key (`schema.py`); which values must fit each other is said
-here. Neither torch nor diffusers is needed, so that a mistake is reported in a fraction of a second.
+The rule of a key (`schema.py`) checks its value; the functions here check which values fit each
+other. Neither torch nor diffusers is imported, so that a mistake is reported at once.
 """
 
 import math
@@ -24,7 +24,7 @@ LOG_SMALLEST_FLOAT32 = math.log(2.0**-126)  # of the numbers with all their digi
 
 
 def make_config(tree: Mapping, origin: str = "config") -> Config:
-    """Check the values of a config and build it; the one way from a file, JSON or flags to a config.
+    """Check the values of a config and build it: from a file, JSON or flags alike.
 
     Args:
         tree: the values as nested dictionaries: every key, and no other.

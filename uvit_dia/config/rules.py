@@ -1,4 +1,4 @@
-"""What the value of a config key may be: a check, its words for messages, and how a flag is read."""
+"""What the value of a config key may be: a check, its words in messages, how a flag is read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

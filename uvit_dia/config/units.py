@@ -44,7 +44,7 @@ UNITS: dict[str, UnitFacts] = {
 
 
 def facts_of(attention: str) -> UnitFacts | None:
-    """Return the facts of a `model.attention`; None for "none", and for a unit that nobody knows."""
+    """Return the facts of a `model.attention`; None for "none" and for unknown units."""
     return UNITS.get(attention)
 
 

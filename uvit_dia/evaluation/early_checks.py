@@ -4,6 +4,8 @@ from pathlib import Path
 
 from uvit_dia.config.files import read_config_json
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
+from uvit_dia.runs.find import find_paths, is_step_folder, run_of, with_paths
+from uvit_dia.system.errors import InputError
 
 
 def early_source(
@@ -17,12 +19,15 @@ def early_source(
         weights: path of the Inception weights on the command line, if there is one.
 
     Returns:
-        Its checked file; None where the folder is no checkpoint, which is told later.
+        Its checked file; None where the config cannot be read, which is told when the checkpoint is.
 
     Raises:
-        InputError: if config or extractor are wrong.
+        InputError: if there is no such extractor, or its file is wrong.
     """
-    path = checkpoint / "config.json"
-    if not path.is_file():
+    run = run_of(checkpoint) if is_step_folder(checkpoint) else checkpoint
+    try:
+        config = read_config_json((run or checkpoint) / "config.json")
+    except InputError:
         return None
-    return choose_extractor(read_config_json(path).eval, extractor, weights)
+    located = with_paths(config, find_paths(config, run))
+    return choose_extractor(located.eval, extractor, weights)

@@ -13,7 +13,7 @@ from typing import Protocol
 from uvit_dia.config.checks import extractor_label
 from uvit_dia.evaluation.exported_programs import check_program
 from uvit_dia.system.errors import InputError, nearest
-from uvit_dia.system.files import download, sha256_file
+from uvit_dia.system.files import download, sha256_file, user_path
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -135,8 +135,9 @@ def find_extractor(
 
 def default_inception_path() -> Path:
     """Return where torch-fidelity keeps its Inception weights: torch.hub's checkpoint folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch")
+    chosen = os.environ.get("TORCH_HOME")
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = user_path(chosen, "TORCH_HOME") if chosen else user_path(cache, "--weights") / "torch"
     return home / "hub" / "checkpoints" / INCEPTION_FILE
 
 

@@ -12,14 +12,15 @@ from uvit_dia.evaluation.evaluator import Evaluation, Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
+from uvit_dia.runs.trained_model import TrainedModel, load_run
 from uvit_dia.sampling.probe import sampler_notes
-from uvit_dia.sampling.run import advice_on_batch_size, warn
+from uvit_dia.sampling.run import advice_on_batch_size
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line
+from uvit_dia.system.notices import warn
 from uvit_dia.system.processes import failing_together
 
 
@@ -30,16 +31,22 @@ class EvaluationArguments:
     Attributes:
         extractor: name of the feature extractor; None for that of the run's config.
         weights: path of the Inception weights; None for that of the run's config.
-        source: the checked file of the extractor; None where it may be downloaded first.
+        download_weights: whether missing Inception weights are downloaded.
+        source: the extractor's checked file, if it has been found already.
         allow_few_images: whether fewer images than the extractor has features are accepted.
         num_repeats: how many seeds, from the first on, are measured one after the other.
+        data_path: where the training images lie, if not where the run found them.
+        allow_other_data: whether other images than the training's are measured against.
     """
 
     extractor: str | None
     weights: str | None
+    download_weights: bool
     source: ExtractorSource | None
     allow_few_images: bool
     num_repeats: int
+    data_path: str | None
+    allow_other_data: bool
 
 
 def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments) -> None:
@@ -52,16 +59,17 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     """
     # -- what is measured, and against what
     accelerator = make_accelerator()
-    trained = load_trained(
-        find_checkpoint(sampling.checkpoint, warn),
+    trained = load_run(
+        sampling.checkpoint,
         use_ema=sampling.use_ema,
         device=accelerator.device,
+        data_path=arguments.data_path,
     )
     config = trained.config
     settings = sampler_settings(sampling, config)
     num_images = sampling.num_images or config.eval.num_images
     check_num_images(num_images, config.eval.metrics)
-    source = arguments.source or _download_extractor(trained, arguments, accelerator)
+    source = arguments.source or _find_extractor(trained, arguments, accelerator)
     evaluator = make_evaluator(
         config,
         source,
@@ -72,7 +80,9 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     _check_enough(evaluator, num_images, arguments, accelerator)
     with failing_together(InputError):
         if accelerator.is_main_process:
-            _check_images(evaluator, trained)
+            trained.check_images(
+                evaluator.real.images, allow_other_data=arguments.allow_other_data
+            )
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
     # -- one seed after the other
@@ -92,13 +102,15 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     accelerator.wait_for_everyone()
 
 
-def _download_extractor(
+def _find_extractor(
     trained: TrainedModel, arguments: EvaluationArguments, accelerator: Accelerator
 ) -> ExtractorSource:
-    """Find the extractor's file, which the main process alone may download."""
-    with accelerator.main_process_first():
+    with accelerator.main_process_first():  # which alone downloads, where that is allowed
         return choose_extractor(
-            trained.config.eval, arguments.extractor, arguments.weights, allow_download=True
+            trained.config.eval,
+            arguments.extractor,
+            arguments.weights,
+            allow_download=arguments.download_weights,
         )
 
 
@@ -117,11 +129,6 @@ def _check_enough(
         )
     if num_images < COMPARABLE_IMAGES and accelerator.is_main_process:
         warn(f"{num_images} images: compare only with numbers from as many, and look at the floor")
-
-
-def _check_images(evaluator: Evaluator, trained: TrainedModel) -> None:
-    """Read the training images, and compare them with those that the model was trained on."""
-    evaluator.real.images  # noqa: B018
 
 
 def _report(evaluation: Evaluation, trained: TrainedModel) -> None:

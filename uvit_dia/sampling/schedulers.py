@@ -121,6 +121,9 @@ def sampler_settings(arguments: SamplingArguments, config: Config) -> SampleConf
         "sampler": arguments.sampler,
         "num_steps": arguments.num_steps,
         "seed": arguments.seed,
+        "eta": arguments.eta,
+        "variance_type": arguments.variance_type,
+        "clip_sample": arguments.clip_sample,
     }
     settings = replace(
         config.sample, **{name: value for name, value in given.items() if value is not None}

@@ -15,11 +15,13 @@ from uvit_dia import cli
 from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.fields import Schema, check_tree, flat_rules
 from uvit_dia.config.files import config_hash, flat_values, flatten, to_plain
+from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.rules import Rule, choice, integer, number, sequence, text
 from uvit_dia.config.schema import RULES, SAMPLERS, Config, rule_of
 from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
 from uvit_dia.sweep.grid import expand
 from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.system.files import expand_home
 
 MAX_CELLS = 10_000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}")
@@ -174,6 +176,9 @@ def check_sweep_config(config: ConfigDict) -> None:
 def _check_variants(variants: object, baseline: str, reserved: dict[str, str]) -> None:
     if not isinstance(variants, dict) or not variants:
         raise InputError("sweep config: variants must be a group of named overrides, such as uvit")
+    alike = Counter(str(name).lower() for name in variants).most_common(1)[0]
+    if alike[1] > 1:  # the folders of their cells would be one where names ignore case
+        raise InputError(f"variants: {alike[0]} stands there in more than one spelling")
     for name, changes in variants.items():
         if not VARIANT_NAME.fullmatch(str(name)):
             raise InputError(f"variants: {name!r:.80} is no name; allowed are letters, digits, _")
@@ -203,7 +208,7 @@ def find_base(base: str, path: Path) -> str:
     Raises:
         InputError: if there is no such file.
     """
-    file, colon, argument = base.partition(":")
+    file, colon, argument = expand_home(base, "base").partition(":")
     folder = path.resolve().parent
     projects = folder.parents[1:2]
     for candidate in (Path(file), *(project / file for project in projects)):
@@ -221,9 +226,9 @@ def read_run_config(flags: list[str], origin: str) -> Config:
     argv = ["train.py", *flags]
     values = cli.new_flags()
     try:
-        cli.define_config_flag(values)
+        define_config_flag(values)
         cli.parse_flags(values, argv, "")
-        config = cli.read_config(values)
+        config = read_config(values)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
     return config

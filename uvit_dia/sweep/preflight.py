@@ -21,11 +21,11 @@ from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
 from uvit_dia.sampling.probe import sampler_notes
-from uvit_dia.sampling.run import warn
 from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.sweep.cells import Cell, Evaluation
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.system.errors import InputError, StorageError
+from uvit_dia.system.notices import warn
 
 T = TypeVar("T")
 

@@ -16,6 +16,8 @@ from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
+from uvit_dia.runs.data_identity import DataIdentity
+from uvit_dia.runs.find import find_paths, with_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.sampling.image_files import write_grid
@@ -40,14 +42,16 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
     train = config.train
     rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
     check_images_at_a_time(config, accelerator.num_processes)
+    located = with_paths(config, find_paths(config, folder.path))
     make_scheduler(config.sample, config.diffusion)  # refuses what a preview would trip over
     source = None
     if train.eval_every_steps:
         check_num_images(config.eval.num_images, config.eval.metrics)
-        source = choose_extractor(config.eval)
+        source = choose_extractor(located.eval)
     show = accelerator.is_main_process
     with accelerator.main_process_first():
-        images = load_training_images(config, show_progress=show)
+        images = load_training_images(located, show_progress=show)
+    data = DataIdentity.of(images)  # hashed before they go to the device
     if config.data.on_device:
         with memory_advice(
             "for the training images; data.on_device = False leaves them to the host"
@@ -83,10 +87,14 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         batches=batches,
         config=config,
         checkpoints=RunCheckpoints(
-            folder, config, num_processes=accelerator.num_processes, warn=log.warn
+            folder,
+            config,
+            data=data,
+            num_processes=accelerator.num_processes,
+            warn=log.warn,
         ),
         log=log,
-        tasks=_make_tasks(config, folder, accelerator, images, source=source, log=log),
+        tasks=_make_tasks(located, folder, accelerator, images, source=source, log=log),
     )
 
 

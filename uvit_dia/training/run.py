@@ -1,11 +1,10 @@
 """A training run from its start to its last word: lock, resume, fit, status."""
 
-import shutil
-
 import torch.distributed as dist
 
 from uvit_dia.config.schema import Config
 from uvit_dia.config.units import facts_of
+from uvit_dia.runs.find import absolute_paths, find_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import PROCESS_TIMEOUT_MINUTES, make_accelerator
 from uvit_dia.system.errors import (
@@ -16,6 +15,7 @@ from uvit_dia.system.errors import (
     StorageError,
 )
 from uvit_dia.system.memory import memory_advice
+from uvit_dia.system.mounts import free_bytes
 from uvit_dia.training.build import make_trainer, start_trackers
 from uvit_dia.training.trainer import Trainer
 
@@ -28,6 +28,7 @@ def train(
     folder: RunFolder,
     *,
     allow_other_world_size: bool = False,
+    allow_other_data: bool = False,
     process_timeout_minutes: float = PROCESS_TIMEOUT_MINUTES,
 ) -> None:
     """Train a run, or go on with it; what became of it stands in its `status.json`.
@@ -36,6 +37,7 @@ def train(
         config: the run's config.
         folder: the run's folder.
         allow_other_world_size: whether a run of another number of processes may be gone on with.
+        allow_other_data: whether a run may go on with other images than it was trained on.
         process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
@@ -64,10 +66,16 @@ def train(
         trainer = make_trainer(config, folder, accelerator)
         if accelerator.is_main_process:
             _check_space(trainer, folder)
-        is_resumed = trainer.resume(allow_other_world_size=allow_other_world_size)
+        is_resumed = trainer.resume(
+            allow_other_world_size=allow_other_world_size, allow_other_data=allow_other_data
+        )
     if accelerator.is_main_process:  # nothing can be refused any more
         folder.write_config(config)
-        folder.write_env(device=str(accelerator.device), num_processes=accelerator.num_processes)
+        folder.write_env(
+            device=str(accelerator.device),
+            num_processes=accelerator.num_processes,
+            paths=absolute_paths(find_paths(config, folder.path)),
+        )
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
     start_trackers(accelerator, config, folder, step=trainer.step)
     verb = f"going on at step {trainer.step}" if is_resumed else "starting"
@@ -141,8 +149,8 @@ def _check_space(trainer: Trainer, folder: RunFolder) -> None:
     """Refuse to start where three checkpoints would not fit."""
     weights = sum(p.numel() for p in trainer.ema.model.parameters())
     needed = CHECKPOINTS_THAT_MUST_FIT * weights * BYTES_A_WEIGHT
-    free = shutil.disk_usage(folder.path).free
-    if free < needed:
+    free = free_bytes(folder.path)
+    if free is not None and free < needed:
         raise StorageError(
             f"no space for checkpoints in {folder.path}: need {needed} bytes, have {free}"
         )
