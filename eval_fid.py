@@ -3,12 +3,13 @@
     python eval_fid.py --checkpoint RUN --num_images 50000
 
 Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception
-extractor; with any other a Frechet distance `fd`), KID, Inception score, precision and recall, the
-real-against-real floor at the same number of images, and everything that the numbers depend on.
-Extractors: inception-v3-compat, digits, pt2:PATH.
+extractor; with any other a Frechet distance `fd`), KID, Inception score, precision and recall; the
+floor, which is what as many real images have that the reference does not hold; and everything that
+the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
 """
 
 from uvit_dia import cli
+from uvit_dia.evaluation.early_checks import early_source
 from uvit_dia.runs.find import check_checkpoint
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import expand_home
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> None:
     if (arguments.seed or 0) + num_repeats > 2**31:
         raise InputError("--seed and --num_repeats ask for seeds above 2147483647")
     check_checkpoint(arguments.checkpoint)
+    may_download = bool(values["download_weights"].value)
+    source = None if may_download else early_source(arguments.checkpoint, extractor, weights)
 
     # torch is imported from here on
     from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
@@ -83,7 +86,8 @@ def main(argv: list[str]) -> None:
         EvaluationArguments(
             extractor=extractor,
             weights=weights,
-            download_weights=bool(values["download_weights"].value),
+            download_weights=may_download,
+            source=source,
             allow_few_images=bool(values["allow_few_images"].value),
             data_path=values["data_path"].value,
             allow_other_data=bool(values["allow_other_data"].value),
