@@ -58,7 +58,15 @@ def get_config() -> ConfigDict:
         }
     )
     config.data = ConfigDict(
-        {"name": "cifar10", "path": "", "resize": False, "random_flip": True, "on_device": True}
+        {
+            "name": "cifar10",
+            "path": "",
+            "resize": False,
+            "background": "white",
+            "skip_unreadable": False,
+            "random_flip": True,
+            "on_device": True,
+        }
     )
     config.optimizer = ConfigDict(
         {

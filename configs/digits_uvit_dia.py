@@ -62,7 +62,15 @@ def get_config() -> ConfigDict:
         }
     )
     config.data = ConfigDict(
-        {"name": "digits", "path": "", "resize": False, "random_flip": False, "on_device": True}
+        {
+            "name": "digits",
+            "path": "",
+            "resize": False,
+            "background": "white",
+            "skip_unreadable": False,
+            "random_flip": False,
+            "on_device": True,
+        }
     )
     config.optimizer = ConfigDict(
         {

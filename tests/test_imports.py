@@ -54,6 +54,7 @@ LIGHT = (
     "config.document",
     "config.flag",
     "runs.find",
+    "data.paths",
     "runs.folder",
     "system.errors",
     "system.files",

@@ -14,6 +14,7 @@ from uvit_dia.config.rules import (
     Rule,
     boolean,
     choice,
+    colour,
     integer,
     number,
     text,
@@ -91,8 +92,12 @@ class DataConfig(Group, prefix="data."):
     """The training images."""
 
     name: str = key(choice(*DATA_NAMES), "Kind of image set")
-    path: str = key(text(), "Where it lies; may be empty for digits and cifar10")
+    path: str = key(text(), "Where it lies; empty for digits and for CIFAR-10 in the user's cache")
     resize: bool = key(boolean(), "Scale and crop images of another size")
+    background: str = key(colour(), "Colour behind transparent parts of images", absent="white")
+    skip_unreadable: bool = key(
+        boolean(), "Leave out images that cannot be read, instead of refusing the set", absent=False
+    )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")
 

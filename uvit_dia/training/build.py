@@ -56,6 +56,7 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         images = main_process_first(
             accelerator, lambda: load_training_images(located, show_progress=show)
         )
+    accelerator.print(images.summary())
     data = DataIdentity.of(images)  # hashed before they go to the device
     with failing_together():
         images, batches = _make_batches(config, images, accelerator)
