@@ -16,6 +16,7 @@ from uvit_dia.config.flag import config_help, take_overrides
 from uvit_dia.config.schema import SAMPLERS, rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.system.files import expand_home, user_path
 from uvit_dia.system.messages import clip
 
 _RUNS_OWN = " (default: the run's config)"
@@ -56,6 +57,18 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         raise InputError(
             f"unexpected word {clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
+
+
+def _config_at_home(argv: Sequence[str]) -> list[str]:
+    """Return a command line with the home folder for a `~` at the start of --config's path."""
+    words = list(argv)
+    for index, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config") and equals:
+            words[index] = f"{flag}={expand_home(value, '--config')}"
+        elif flag in ("--config", "-config") and index + 1 < len(words):
+            words[index + 1] = expand_home(words[index + 1], "--config")
+    return words
 
 
 def _flag_help(values: flags.FlagValues) -> str:
@@ -153,7 +166,7 @@ def sampling_arguments(values: flags.FlagValues) -> SamplingArguments:
         if value is not None and not rule.fits(value):
             raise InputError(f"--{name} {shown(value, str)}: allowed is {rule.allowed}")
     return SamplingArguments(
-        checkpoint=Path(values["checkpoint"].value),
+        checkpoint=user_path(values["checkpoint"].value, "--checkpoint"),
         num_images=values["num_images"].value,
         sampler=sampler,
         num_steps=values["num_steps"].value,

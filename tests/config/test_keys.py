@@ -1,4 +1,4 @@
-"""Which keys a config has, and which values each of them may hold: all else is named in one line."""
+"""Keys of a config and the values that each may hold; all else is refused in one line."""
 
 import pytest
 

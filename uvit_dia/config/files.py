@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from uvit_dia.config.checks import make_config
 from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.mounts import again_if_stale
 
 MAX_CONFIG_BYTES = 2**20
 
@@ -110,9 +111,9 @@ def read_config_json(path: Path) -> Config:
         InputError: if the file is missing, not JSON, or not an allowed config.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        if again_if_stale(path.stat)().st_size > MAX_CONFIG_BYTES:
             raise InputError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; that is no config")
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(again_if_stale(path.read_text)(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

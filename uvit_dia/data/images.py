@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,10 +28,22 @@ class ImageSet:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the images and their shape, as hex digits."""
-        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        """Return the SHA-256 of the images and their shape, as hex digits; computed once."""
+        return self._images_sha256
+
+    def labels_fingerprint(self) -> str | None:
+        """Return the SHA-256 of the labels, as hex digits; None where there are none."""
+        return None if self.labels is None else _sha256(self.labels)
+
+    @cached_property
+    def _images_sha256(self) -> str:
+        return _sha256(self.images)
+
+
+def _sha256(tensor: Tensor) -> str:
+    digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
+    digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -39,7 +52,7 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(x_0: Tensor) -> Tensor:
-    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: values outside are clipped, all are rounded to nearest.
+    """Map x_0 in [-1, 1] to uint8 images in [0, 255], clipped and rounded to nearest.
 
     They must be finite: NaN would become black without a word.
     """

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uvit_dia.system.mounts import again_if_stale
+
 MAX_JSON_BYTES = 2**26
 MAX_LINES_BYTES = 2**29
 BLANK = "it is empty"
@@ -101,14 +103,19 @@ def number(value: object) -> float:
 
 def _read_text(path: Path, max_bytes: int, last_bytes: int | None = None) -> tuple[str | None, str]:
     """Return the text of a file without its byte order mark, or None and what is wrong with the file."""
-    try:
+
+    @again_if_stale
+    def read() -> bytes:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             start = 0 if last_bytes is None else max(0, size - last_bytes)
             file.seek(start)
             if start:  # most likely within a line
                 file.readline()
-            content = file.read(max_bytes + 1)
+            return file.read(max_bytes + 1)
+
+    try:
+        content = read()
     except FileNotFoundError:
         return None, ""
     except OSError as error:

@@ -1,5 +1,7 @@
 """From a config to a trainer."""
 
+from functools import cache
+
 from accelerate import Accelerator
 from torch import nn
 
@@ -9,17 +11,16 @@ from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_training_images
 from uvit_dia.diffusion import Diffusion
-from uvit_dia.evaluation.evaluator import evaluate, make_references
-from uvit_dia.evaluation.extractors import Extractor, ExtractorSource, find_extractor
-from uvit_dia.evaluation.metrics import (
-    Features,
-    Reference,
-    check_num_images,
-)
+from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
+from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
+from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
+from uvit_dia.runs.data_identity import DataIdentity
+from uvit_dia.runs.find import find_paths, with_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.sampling.image_files import image_grid, write_grid
+from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import NonFiniteImagesError
@@ -43,16 +44,18 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
     with failing_together():
         rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
         check_images_at_a_time(config, accelerator.num_processes)
+        located = with_paths(config, find_paths(config, folder.path))
         # refuses what a preview would trip over
         make_scheduler(config.sample, config.diffusion)
         if train.eval_every_steps:
             check_num_images(config.eval.num_images, config.eval.metrics)
-            source = find_extractor(config.eval.extractor, config.eval.weights)
+            source = choose_extractor(located.eval)
     show = accelerator.is_main_process
     with told_if_slow("reading the images"):
         images = main_process_first(
-            accelerator, lambda: load_training_images(config, show_progress=show)
+            accelerator, lambda: load_training_images(located, show_progress=show)
         )
+    data = DataIdentity.of(images)  # hashed before they go to the device
     with failing_together():
         images, batches = _make_batches(config, images, accelerator)
         model = make_model(config)
@@ -73,10 +76,14 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         batches=batches,
         config=config,
         checkpoints=RunCheckpoints(
-            folder, config, num_processes=accelerator.num_processes, warn=log.warn
+            folder,
+            config,
+            data=data,
+            num_processes=accelerator.num_processes,
+            warn=log.warn,
         ),
         log=log,
-        tasks=_make_tasks(config, folder, accelerator, images, source=source, log=log),
+        tasks=_make_tasks(located, folder, accelerator, images, source=source, log=log),
     )
 
 
@@ -115,7 +122,16 @@ def _make_tasks(
 ) -> tuple[PeriodicTask, ...]:
     """Make the previews and evaluations that a run does on its way, with the averaged weights."""
     settings = config.sample
-    loaded: list[tuple[Extractor, Reference, Features | None]] = []  # made at the first evaluation
+    if config.train.sample_every_steps or config.train.eval_every_steps:
+        for note in sampler_notes(settings, config.diffusion):
+            log.warn(note)
+
+    @cache
+    def evaluator() -> Evaluator:
+        """Load the extractor at the first evaluation; later ones find all that they share."""
+        assert source is not None  # it was looked for, since this run evaluates
+        device = accelerator.device
+        return make_evaluator(config, source, device=device, warn=log.warn, images=images)
 
     def preview(step: int, model: nn.Module) -> dict[str, object]:
         count = config.sample.grid_images if accelerator.is_main_process else 0
@@ -140,27 +156,13 @@ def _make_tasks(
             "in an evaluation; the same run may go on with a lower sample.batch_size = "
             f"{config.sample.batch_size} or eval.batch_size = {config.eval.batch_size}"
         ):
-            return measure_samples(model)
-
-    def measure_samples(model: nn.Module) -> dict[str, object]:
-        if not loaded:
-            assert source is not None  # it was looked for, since this run evaluates
-            extractor = Extractor(source, accelerator.device)
-            loaded.append(
-                (extractor, *make_references(config, extractor, images, accelerator, log.warn))
+            num_images = config.eval.num_images
+            batch_size = min(config.sample.batch_size, num_images)
+            sampler = make_sampler(
+                model, config, settings, batch_size=batch_size, device=accelerator.device
             )
-        extractor, reference, held_out = loaded[0]
-        batch_size = min(config.sample.batch_size, config.eval.num_images)
-        return evaluate(
-            make_sampler(model, config, settings, batch_size=batch_size, device=accelerator.device),
-            extractor,
-            reference,
-            held_out,
-            num_images=config.eval.num_images,
-            names=config.eval.metrics,
-            accelerator=accelerator,
-            show_progress=False,
-        )
+            evaluation = evaluator().measure(sampler, num_images, accelerator)
+        return {} if evaluation is None else evaluation.values
 
     return (
         PeriodicTask(config.train.sample_every_steps, preview),

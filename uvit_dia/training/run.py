@@ -1,13 +1,12 @@
 """A training run from its start to its last word: lock, resume, fit, status."""
 
-import shutil
 from dataclasses import asdict
 
 from accelerate import Accelerator
 
 from uvit_dia.config.schema import Config
 from uvit_dia.config.units import facts_of
-from uvit_dia.runs.checkpoint import step_folder_name
+from uvit_dia.runs.find import absolute_paths, find_paths, step_folder_name
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import (
     PROCESS_TIMEOUT_MINUTES,
@@ -24,6 +23,7 @@ from uvit_dia.system.errors import (
 from uvit_dia.system.execution import Execution, check_same_precision
 from uvit_dia.system.launch import warn_first
 from uvit_dia.system.memory import memory_advice
+from uvit_dia.system.mounts import free_bytes
 from uvit_dia.system.processes import failing_together, is_lost_contact
 from uvit_dia.training.build import make_trainer
 from uvit_dia.training.summary import already_finished, beginning, ending
@@ -39,6 +39,7 @@ def train(
     folder: RunFolder,
     *,
     allow_other_world_size: bool = False,
+    allow_other_data: bool = False,
     process_timeout_minutes: float = PROCESS_TIMEOUT_MINUTES,
 ) -> None:
     """Train a run, or go on with it; what became of it stands in its `status.json`.
@@ -47,6 +48,7 @@ def train(
         config: the run's config.
         folder: the run's folder.
         allow_other_world_size: whether a run of another number of processes may be gone on with.
+        allow_other_data: whether a run may go on with other images than it was trained on.
         process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
@@ -74,7 +76,13 @@ def train(
                 folder.lock()
                 folder.compare_config(config)
             check_same_precision(begun, execution_of(accelerator))
-        trainer = _prepare(config, folder, accelerator, allow_other_world_size)
+        trainer = _prepare(
+            config,
+            folder,
+            accelerator,
+            allow_other_world_size=allow_other_world_size,
+            allow_other_data=allow_other_data,
+        )
         try:
             is_new = trainer.step < config.train.num_steps
             _fit(trainer, config)
@@ -100,7 +108,12 @@ def _begun(folder: RunFolder) -> Execution | None:
 
 
 def _prepare(
-    config: Config, folder: RunFolder, accelerator: Accelerator, allow_other_world_size: bool
+    config: Config,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    allow_other_world_size: bool,
+    allow_other_data: bool,
 ) -> Trainer:
     """Make the trainer, resume what lies in the folder, and say so; nothing is refused after that."""
     with memory_advice(
@@ -111,13 +124,16 @@ def _prepare(
         with failing_together():
             if accelerator.is_main_process:
                 _check_space(trainer, folder)
-        is_resumed = trainer.resume(allow_other_world_size=allow_other_world_size)
+        is_resumed = trainer.resume(
+            allow_other_world_size=allow_other_world_size, allow_other_data=allow_other_data
+        )
     execution = execution_of(accelerator)
     if accelerator.is_main_process:
         folder.write_config(config)
         folder.write_env(
             device=str(accelerator.device),
             num_processes=accelerator.num_processes,
+            paths=absolute_paths(find_paths(config, folder.path)),
             **asdict(execution),
         )
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
@@ -197,8 +213,8 @@ def _check_space(trainer: Trainer, folder: RunFolder) -> None:
     """Refuse to start where three checkpoints would not fit."""
     weights = sum(p.numel() for p in trainer.ema.model.parameters())
     needed = CHECKPOINTS_THAT_MUST_FIT * weights * BYTES_A_WEIGHT
-    free = shutil.disk_usage(folder.path).free
-    if free < needed:
+    free = free_bytes(folder.path)
+    if free is not None and free < needed:
         raise StorageError(
             f"no space for checkpoints in {folder.path}: need {needed} bytes, have {free}"
         )

@@ -20,8 +20,7 @@ from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.runs import state as training_state
-from uvit_dia.runs.resume import RunCheckpoints
-from uvit_dia.runs.same_start import choose_together
+from uvit_dia.runs.resume import RunCheckpoints, choose_together
 from uvit_dia.system.accelerator import execution_of
 from uvit_dia.system.compilation import compile_errors_told
 from uvit_dia.system.errors import (
@@ -344,7 +343,9 @@ class Trainer:
             self.checkpoints.save(self.step, files)
         self.accelerator.wait_for_everyone()
 
-    def resume(self, *, allow_other_world_size: bool = False) -> bool:
+    def resume(
+        self, *, allow_other_world_size: bool = False, allow_other_data: bool = False
+    ) -> bool:
         """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
@@ -355,8 +356,11 @@ class Trainer:
         expected = training_state.expected(*parts)
         checkpoint = choose_together(
             lambda: self.checkpoints.to_resume(
-                expected, allow_other_world_size=allow_other_world_size
-            )
+                expected,
+                allow_other_world_size=allow_other_world_size,
+                allow_other_data=allow_other_data,
+            ),
+            self.checkpoints.data,
         )
         if checkpoint is not None:
             files = {name: checkpoint.tensors(name) for name in training_state.FILES}
