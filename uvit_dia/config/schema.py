@@ -147,9 +147,14 @@ class TrainConfig(Group, prefix="train."):
         unit="parts",
     )
     mixed_precision: str = key(
-        choice("no", "bf16", "auto"), "Precision of the network; weights are float32"
+        choice("no", "bf16", "auto"),
+        "Precision of the network, whose weights are float32; auto: bf16 on a GPU that has it, "
+        "else no",
     )
-    compile: bool | str = key(boolean("auto"), "Compile the network with torch.compile")
+    compile: bool | str = key(
+        boolean("auto"),
+        "Compile the network with torch.compile; auto: on a GPU, if there is a compiler",
+    )
     gradient_checkpointing: bool = key(boolean(), "Compute activations twice to save memory")
     log_every_steps: int = key(integer(1), "Distance between log lines", unit="steps")
     checkpoint_every_steps: int = key(integer(1), "Distance between checkpoints", unit="steps")

@@ -1,7 +1,6 @@
 """The Accelerator: devices, processes, precision and compilation of a command."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -88,16 +87,15 @@ def make_accelerator(
             kwargs_handlers=[timeout],
         )
     _check_processes(accelerator)
-    if accelerator.is_main_process:
-        for line in contradictions(
-            asked,
-            execution,
-            begun,
-            settings,
-            accumulation_steps=accumulation_steps,
-            max_grad_norm=max_grad_norm,
-        ):
-            print(f"warning: {line}", file=sys.stderr, flush=True)
+    for line in contradictions(
+        asked,
+        execution,
+        begun,
+        settings,
+        accumulation_steps=accumulation_steps,
+        max_grad_norm=max_grad_norm,
+    ):
+        launch.warn_first(line)
     return accelerator
 
 

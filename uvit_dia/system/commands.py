@@ -24,6 +24,7 @@ TOO_MANY = {
     errno.EMFILE: "too many open files; raise `ulimit -n`",
     errno.ENFILE: "too many open files on this machine",
 }
+NO_TEMPORARY = "No usable temporary directory"  # Python's words, in a FileNotFoundError
 NO_THREAD = "can't start new thread"  # Python's words, in a plain RuntimeError
 
 
@@ -34,6 +35,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     """
     prepare_streams()
     try:
+        _check_current_folder()
         main(sys.argv)
     except InputError as error:
         message = clip(error, len(str(error)))
@@ -53,6 +55,14 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     sys.exit(EXIT_OK)
 
 
+def _check_current_folder() -> None:
+    """Refuse to work in a folder that was deleted: libraries below Python's end without a reason there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the current folder was deleted; change to another one") from error
+
+
 def _foreseen(error: Exception) -> tuple[str, int] | None:
     """Return message and exit code of an error of others that says something about the machine, not about us."""
     if is_out_of_memory(error):
@@ -63,6 +73,8 @@ def _foreseen(error: Exception) -> tuple[str, int] | None:
         return "too many threads; raise `ulimit -u`", EXIT_BAD_INPUT
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"no space left while writing {error.filename or ''}", EXIT_IO_ERROR
+    if isinstance(error, FileNotFoundError) and NO_TEMPORARY in str(error):
+        return "no folder for temporary files can be written; name one in TMPDIR", EXIT_BAD_INPUT
     if isinstance(error, OSError) and error.errno in TOO_MANY:
         return TOO_MANY[error.errno], EXIT_BAD_INPUT
     return None

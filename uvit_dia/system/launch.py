@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ def local_rank() -> int:
 def num_launched() -> int:
     """Return how many processes were launched together."""
     return _number(WORLD_SIZE, 1)
+
+
+def warn_first(message: str) -> None:
+    """Print a warning of one line, on the first process of all."""
+    if rank() == 0:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _number(names: tuple[str, ...], default: int) -> int:

@@ -6,7 +6,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from uvit_dia.config.checks import check_images_at_a_time
-from uvit_dia.config.files import flatten, to_plain
 from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
@@ -169,28 +168,4 @@ def _make_tasks(
     return (
         PeriodicTask(config.train.sample_every_steps, preview),
         PeriodicTask(config.train.eval_every_steps, measure),
-    )
-
-
-def start_trackers(
-    accelerator: Accelerator, config: Config, folder: RunFolder, *, step: int
-) -> None:
-    """Start the trackers of a run, at its first start with its config as plain values.
-
-    Args:
-        accelerator: made with the run's folder.
-        config: of the run.
-        folder: of the run.
-        step: optimizer steps done; what a run that was killed had shown of later steps, which come again, is taken
-            back.
-    """
-    is_new = not folder.tensorboard.exists()
-    values = {
-        key: value if isinstance(value, int | float | str | bool) else str(value)
-        for key, value in flatten(to_plain(config)).items()
-    }
-    accelerator.init_trackers(
-        "train",
-        config=values if is_new else None,
-        init_kwargs={"tensorboard": {"purge_step": step + 1}},
     )

@@ -21,11 +21,13 @@ from uvit_dia.system.errors import (
     StorageError,
 )
 from uvit_dia.system.execution import Execution, check_same_precision
+from uvit_dia.system.launch import warn_first
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.mounts import free_bytes
 from uvit_dia.system.processes import failing_together, is_lost_contact
-from uvit_dia.training.build import make_trainer, start_trackers
+from uvit_dia.training.build import make_trainer
 from uvit_dia.training.summary import already_finished, beginning, ending
+from uvit_dia.training.trackers import start_trackers, usable_tracker
 from uvit_dia.training.trainer import Trainer
 
 BYTES_A_WEIGHT = 4 * 4  # weight, average, two moments, each float32
@@ -65,7 +67,7 @@ def train(
         accumulation_steps=config.train.accumulation_steps,
         max_grad_norm=config.optimizer.max_grad_norm,
         workdir=folder.path,
-        tracker=config.train.tracker,
+        tracker=usable_tracker(config.train.tracker, warn_first),
         process_timeout_minutes=process_timeout_minutes,
     )
     try:
@@ -135,7 +137,7 @@ def _prepare(
             **asdict(execution),
         )
         folder.set_status("running", trainer.step, num_steps=config.train.num_steps)
-    start_trackers(accelerator, config, folder, step=trainer.step)
+    start_trackers(accelerator, config, folder, step=trainer.step, warn=trainer.log.warn)
     if trainer.step >= config.train.num_steps:
         weights = folder.checkpoints / step_folder_name(trainer.step)
         schedule = config.optimizer.lr_schedule
