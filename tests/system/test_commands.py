@@ -191,15 +191,15 @@ def test_each_process_tells_its_own_failure() -> None:
 
 @pytest.mark.faults
 def test_refusals_are_told_where_no_file_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uvit_dia.system import launch
+    from uvit_dia.system import telling
 
     def none_usable() -> str:
         raise FileNotFoundError("No usable temporary directory found")
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(launch.tempfile, "gettempdir", none_usable)
-    with launch.told_once_a_machine("wrong") as tells:
+    monkeypatch.setattr(telling.tempfile, "gettempdir", none_usable)
+    with telling.told_once_a_machine("wrong") as tells:
         assert tells
 
 
@@ -227,7 +227,10 @@ UTF8 = {"PYTHONIOENCODING": "utf-8"}
 def work(
     folder: Path, redirection: str, environment: dict[str, str], *words: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Do some work in a process whose streams a shell redirects; its exit code is that of the work alone."""
+    """Do some work in a process whose streams a shell redirects.
+
+    Its exit code is that of the work alone.
+    """
     script = folder / "work.py"
     script.write_text(WORK, encoding="utf-8")
     arguments = " ".join([f"{sys.executable} {script} {folder / 'done'}", *words])

@@ -1,4 +1,7 @@
-"""Precision and compilation: what "auto" means where, and what is said where something asked for does not hold."""
+"""Precision and compilation.
+
+What "auto" means where, and what is said where something asked for does not hold.
+"""
 
 import shutil
 from pathlib import Path

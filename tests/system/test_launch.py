@@ -1,4 +1,7 @@
-"""What the environment and the launcher say: checked before the processes meet, and never overridden in silence."""
+"""What the environment and the launcher say.
+
+Checked before the processes meet, and never overridden in silence.
+"""
 
 import pytest
 

@@ -45,7 +45,7 @@ def test_addresses_and_what_is_no_path_stay_whole() -> None:
     ],
 )
 def test_the_path_to_act_on_is_never_cut(message: str) -> None:
-    """Below a length that no path of a healthy machine reaches it is copied from the line, however long that is."""
+    """A reader copies it from the line, however long the line is."""
     assert len(PATH) <= LONGEST_WHOLE
     assert len(message) > MAX_LINE
     assert shorten_paths(message) == message

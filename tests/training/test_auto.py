@@ -1,4 +1,7 @@
-"""Precision and compilation that follow the device: what a run began with holds, and what holds is said."""
+"""Precision and compilation that follow the device.
+
+What a run began with holds, and what holds is said.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a training says when it begins and ends, what it shows in TensorBoard, and that its columns are explained."""
+"""What a training says at its ends and shows in TensorBoard; that its columns are explained."""
 
 import json
 import re

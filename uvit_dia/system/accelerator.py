@@ -23,8 +23,8 @@ from uvit_dia.system import launch
 from uvit_dia.system.errors import InputError, LostContactError
 from uvit_dia.system.execution import Execution, choose_execution, contradictions
 from uvit_dia.system.messages import clip
-from uvit_dia.system.patience import told_if_slow
 from uvit_dia.system.processes import is_lost_contact
+from uvit_dia.system.telling import told_if_slow, warn_first
 
 KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
@@ -43,10 +43,12 @@ def make_accelerator(
     tracker: str = "none",
     process_timeout_minutes: float = PROCESS_TIMEOUT_MINUTES,
 ) -> Accelerator:
-    """Make the Accelerator of a command; one that an earlier command of this Python process made is forgotten.
+    """Make the Accelerator of a command.
 
-    What the config says holds over what the launcher says, and a warning of one line names what does not hold. Where
-    the config says "auto", see `choose_execution`.
+    One that an earlier command of this Python process made is forgotten.
+
+    What the config says holds over what the launcher says, and a warning of one line names what
+    does not hold. Where the config says "auto", see `choose_execution`.
 
     Args:
         mixed_precision: "no", "bf16" or "auto".
@@ -59,8 +61,8 @@ def make_accelerator(
         process_timeout_minutes: how long processes wait for one another before they give up.
 
     Raises:
-        InputError: if the launch is not one that works, such as several processes that each believe to be alone; or if
-            precision or compilation cannot be as asked.
+        InputError: if the launch is not one that works, such as several processes that each believe
+            to be alone; or if precision or compilation cannot be as asked.
         LostContactError: if the processes do not find one another.
     """
     launch.check_launch()
@@ -95,7 +97,7 @@ def make_accelerator(
         accumulation_steps=accumulation_steps,
         max_grad_norm=max_grad_norm,
     ):
-        launch.warn_first(line)
+        warn_first(line)
     return accelerator
 
 
@@ -108,9 +110,9 @@ def execution_of(accelerator: Accelerator) -> Execution:
 def _meet(timeout: InitProcessGroupKwargs) -> torch.device:
     """Bring the processes of the launch together; return the device of this one.
 
-    What an earlier Accelerator of this Python process left behind is forgotten first, but for the processes' contact:
-    Accelerate keeps one precision a process, and torch a limited number of compiled networks.
-    """
+    What an earlier Accelerator of this Python process left behind is forgotten first, but for the
+    processes' contact: Accelerate keeps one precision a process, and torch a limited number of
+    compiled networks."""
     AcceleratorState._reset_state()
     GradientState._reset_state()
     torch.compiler.reset()
@@ -120,15 +122,18 @@ def _meet(timeout: InitProcessGroupKwargs) -> torch.device:
         gpus = 0 if is_cpu or "LOCAL_RANK" not in os.environ else torch.cuda.device_count()
         if 0 < gpus <= launch.local_rank():
             raise InputError(
-                f"LOCAL_RANK = {launch.local_rank()}: this machine has {gpus} GPU(s) for its processes, "
-                "and each process needs one of its own"
+                f"LOCAL_RANK = {launch.local_rank()}: this machine has {gpus} GPU(s), and each "
+                "process needs one of its own"
             )
         return PartialState(cpu=is_cpu, **timeout.to_kwargs()).device
 
 
 @contextmanager
 def _launch_errors() -> Iterator[None]:
-    """Tell in one line what Accelerate and torch find wrong with the launch: all it depends on is the environment."""
+    """Tell in one line what Accelerate and torch find wrong with the launch.
+
+    All it depends on is the environment.
+    """
     try:
         yield
     except InputError:
@@ -138,7 +143,8 @@ def _launch_errors() -> Iterator[None]:
         address = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
         if is_lost_contact(error) and any(words in str(error) for words in PORT_IN_USE):
             raise InputError(
-                f"MASTER_PORT = {os.environ.get('MASTER_PORT')} is in use on this machine; choose another"
+                f"MASTER_PORT = {os.environ.get('MASTER_PORT')} is in use on this machine; "
+                "choose another"
             ) from error
         if is_lost_contact(error):
             raise LostContactError(
@@ -150,14 +156,14 @@ def _launch_errors() -> Iterator[None]:
 
 
 def _refuse_foreign_launchers() -> None:
-    """Refuse kinds of training that the trainer does not know, before Accelerate looks for their packages."""
+    """Refuse kinds of training that the trainer does not know; their packages may be missing."""
     for kind in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("1", "true"):
             raise InputError(_launch_message(kind))
 
 
 def _check_processes(accelerator: Accelerator) -> None:
-    """Refuse launches that the trainer does not know, and processes that do not know of each other."""
+    """Refuse launches the trainer does not know, and processes that do not know each other."""
     kind = accelerator.distributed_type
     if kind not in KNOWN_LAUNCHES and not accelerator.is_fsdp2:
         name = "FSDP of version 1" if kind == DistributedType.FSDP else kind.value
@@ -173,6 +179,6 @@ def _check_processes(accelerator: Accelerator) -> None:
 
 def _launch_message(name: str) -> str:
     return (
-        f"the launcher asks for {name}; supported are one process, DDP (accelerate launch --multi_gpu) "
-        "and FSDP2 (accelerate launch --use_fsdp --fsdp_version 2)"
+        f"the launcher asks for {name}; supported are one process, DDP (accelerate launch "
+        "--multi_gpu) and FSDP2 (accelerate launch --use_fsdp --fsdp_version 2)"
     )

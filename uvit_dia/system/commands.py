@@ -18,6 +18,7 @@ from uvit_dia.system.memory import is_out_of_memory
 from uvit_dia.system.messages import clip, printable, shorten_paths
 from uvit_dia.system.processes import is_lost_contact
 from uvit_dia.system.streams import prepare_streams
+from uvit_dia.system.telling import told_once_a_machine
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY = {
@@ -29,17 +30,19 @@ NO_THREAD = "can't start new thread"  # Python's words, in a plain RuntimeError
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
-    """Run a command's main function and exit: one line on stderr and its exit code for every foreseen error.
+    """Run a command's main function and exit.
 
-    Of several processes, wrong input is told once a machine; another failure by each process that meets it.
-    """
+    One line on stderr and its exit code for every foreseen error.
+
+    Of several processes, wrong input is told once a machine; another failure by each process that
+    meets it."""
     prepare_streams()
     try:
         _check_current_folder()
         main(sys.argv)
     except InputError as error:
         message = clip(error, len(str(error)))
-        with launch.told_once_a_machine(message) as tells:
+        with told_once_a_machine(message) as tells:
             if tells:
                 _print_line(message)
         sys.exit(error.exit_code)
@@ -56,7 +59,10 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
 
 def _check_current_folder() -> None:
-    """Refuse to work in a folder that was deleted: libraries below Python's end without a reason there."""
+    """Refuse to work in a folder that was deleted.
+
+    Libraries below Python's end without a reason there.
+    """
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -64,7 +70,7 @@ def _check_current_folder() -> None:
 
 
 def _foreseen(error: Exception) -> tuple[str, int] | None:
-    """Return message and exit code of an error of others that says something about the machine, not about us."""
+    """Return message and exit code of an error that tells of the machine, not of a bug of ours."""
     if is_out_of_memory(error):
         return f"out of memory: {clip(error)}", EXIT_BAD_INPUT
     if is_lost_contact(error):

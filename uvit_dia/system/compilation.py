@@ -1,4 +1,7 @@
-"""Compilation of the network (`train.compile`): is there a compiler, and what its failure means. Needs no torch."""
+"""Compilation of the network (`train.compile`).
+
+Is there a compiler, and what its failure means. Needs no torch.
+"""
 
 import importlib.util
 import os
@@ -21,8 +24,8 @@ OFF = "--config.train.compile=False trains without"
 def find_compiler(device_type: str) -> str | None:
     """Return the compiler that torch.compile would call for a device, or None where it finds none.
 
-    Torch's inductor calls a C++ compiler for CPUs; for GPUs it needs Triton, which calls a C compiler.
-    """
+    Torch's inductor calls a C++ compiler for CPUs; for GPUs it needs Triton, which calls a C
+    compiler."""
     usual: tuple[str, ...]
     if device_type == "cuda":
         if importlib.util.find_spec("triton") is None:
@@ -57,7 +60,8 @@ def compile_errors_told() -> Iterator[None]:
     """Turn a compiler's failure into one line.
 
     Raises:
-        InputError: if the block ends with an error of torch's compiler, or of files that it could not write.
+        InputError: if the block ends with an error of torch's compiler, or of files that it could
+            not write.
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,7 @@
-"""How a network is computed: in which precision, and compiled or not; what "auto" comes to. Needs no torch."""
+"""How a network is computed.
+
+In which precision, and compiled or not; what "auto" comes to. Needs no torch.
+"""
 
 from dataclasses import dataclass
 
@@ -29,7 +32,7 @@ class Execution:
 
     @classmethod
     def recorded(cls, facts: dict[str, object]) -> "Execution | None":
-        """Return what a run's `env.json` or the group `train` of its config says, or None where it does not say."""
+        """Return what `env.json` or the config's group `train` says; None where it does not."""
         precision, is_compiled = facts.get("mixed_precision"), facts.get("compile")
         if not isinstance(precision, str) or not isinstance(is_compiled, bool):
             return None
@@ -46,9 +49,9 @@ def choose_execution(
 ) -> Execution:
     """Decide what "auto" means, and refuse what cannot be.
 
-    "auto" is what the run began with; else what the launcher asks for; else bf16 and compilation on CUDA devices, as far
-    as they have them, and neither on others: on a CPU bf16 costs several times as much as float32, and compiling takes
-    minutes before the first step.
+    "auto" is what the run began with; else what the launcher asks for; else bf16 and compilation on
+    CUDA devices, as far as they have them, and neither on others: on a CPU bf16 costs several times
+    as much as float32, and compiling takes minutes before the first step.
 
     Args:
         asked: by the config.

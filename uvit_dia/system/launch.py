@@ -1,14 +1,11 @@
-"""What a launcher of several processes says in the environment: ranks, and settings of its own. Needs no torch."""
+"""What a launcher of several processes says in the environment.
 
-import hashlib
+Ranks, and settings of its own. Needs no torch.
+"""
+
 import os
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from uvit_dia.system.errors import InputError
 
@@ -34,12 +31,6 @@ LAUNCHERS = (
 )
 COMPILE_SWITCHES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
 
-# What tells launches apart that one shell started one after the other.
-LAUNCH_MARKS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
-WAIT_SECONDS = 5.0  # for the same refusal of another process of this machine
-LINGER_SECONDS = 1.0  # for which a mark stays, and its process with it
-STALE_SECONDS = 30.0  # after which a mark was left by a process that was killed
-
 
 def rank() -> int:
     """Return the number of this process among all of its launch; 0 where it was started alone."""
@@ -54,12 +45,6 @@ def local_rank() -> int:
 def num_launched() -> int:
     """Return how many processes were launched together."""
     return _number(WORLD_SIZE, 1)
-
-
-def warn_first(message: str) -> None:
-    """Print a warning of one line, on the first process of all."""
-    if rank() == 0:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _number(names: tuple[str, ...], default: int) -> int:
@@ -87,17 +72,19 @@ def check_launch() -> None:
         return
     if not any(name in os.environ for name in RANK):
         raise InputError(
-            f"WORLD_SIZE = {launched} in the environment, but RANK is missing; start the processes with torchrun "
-            "or accelerate launch, or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each"
+            f"WORLD_SIZE = {launched} in the environment, but RANK is missing; start the processes "
+            "with torchrun or accelerate launch, or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR "
+            "and MASTER_PORT for each"
         )
     if rank() >= launched:
         raise InputError(
-            f"RANK = {rank()} in the environment: allowed is 0 to {launched - 1} (WORLD_SIZE = {launched})"
+            f"RANK = {rank()} in the environment: allowed is 0 to {launched - 1} "
+            f"(WORLD_SIZE = {launched})"
         )
     if not os.environ.get("MASTER_ADDR"):
         raise InputError(
-            f"WORLD_SIZE = {launched} in the environment, but MASTER_ADDR is missing; it is the address of the "
-            "machine of RANK 0"
+            f"WORLD_SIZE = {launched} in the environment, but MASTER_ADDR is missing; it is the "
+            "address of the machine of RANK 0"
         )
 
 
@@ -105,7 +92,10 @@ def check_launch() -> None:
 
 
 def launcher_words() -> list[str]:
-    """Return the command line of the launcher that started this process; empty where none of the known ones did."""
+    """Return the command line of the launcher that started this process.
+
+    Empty where none of the known ones did.
+    """
     import psutil
 
     try:
@@ -118,7 +108,9 @@ def launcher_words() -> list[str]:
 
 @dataclass(frozen=True)
 class LauncherSettings:
-    """What `accelerate launch`, `accelerate config` or the environment ask for beside the config; None for nothing.
+    """What `accelerate launch`, `accelerate config` or the environment ask for beside the config.
+
+    None for nothing.
 
     Attributes:
         mixed_precision: such as "bf16".
@@ -136,7 +128,9 @@ class LauncherSettings:
 
 
 def launcher_settings() -> LauncherSettings:
-    """Read the settings of the launcher: from its flags, of which Accelerate passes on some only, or the environment.
+    """Read the settings of the launcher.
+
+    From its flags, of which Accelerate passes on some only, or the environment.
 
     Raises:
         InputError: naming a flag or variable that holds no number.
@@ -181,67 +175,3 @@ def _as_number(value: str) -> float:
         return float(value)
     except ValueError as error:
         raise InputError(f"the launcher asks for {value!r:.40} where a number is due") from error
-
-
-# ---------------------------------------------------------------- told once a machine
-
-
-@contextmanager
-def told_once_a_machine(message: str) -> Iterator[bool]:
-    """Yield whether this process is to tell a refusal that the others of its machine may have met too.
-
-    The first process of a machine always is. Another one waits for a moment whether one before it tells the same. They
-    know it of each other by a mark among the temporary files: a refusal may come before torch is there, and may be of
-    one process alone, so that no process can be asked.
-    """
-    if num_launched() == 1:
-        yield True
-        return
-    is_first = local_rank() == 0
-    try:
-        mark = Path(tempfile.gettempdir()) / _mark(message)
-    except FileNotFoundError:  # no folder can be written to: then each process tells
-        yield True
-        return
-    if not is_first and _is_left_within(mark, WAIT_SECONDS):
-        yield False
-        return
-    is_mine = _leave(mark)
-    yield is_first or is_mine is not False
-    if is_mine:
-        time.sleep(LINGER_SECONDS)
-        with suppress(OSError):
-            mark.unlink()
-
-
-def _mark(message: str) -> str:
-    """Return the name of the mark that a refusal of this launch was told on this machine."""
-    launch = [str(os.getppid()), *(os.environ.get(name, "") for name in LAUNCH_MARKS), message]
-    name = hashlib.sha256("\0".join(launch).encode(errors="replace")).hexdigest()[:24]
-    return f".uvit_dia-told-{name}"
-
-
-def _is_left_within(mark: Path, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with suppress(OSError):
-            if time.time() - mark.lstat().st_mtime < STALE_SECONDS:
-                return True
-        time.sleep(0.05)
-    return False
-
-
-def _leave(mark: Path) -> bool | None:
-    """Leave a mark; False if another process just did, None where none can be left."""
-    try:
-        if time.time() - mark.lstat().st_mtime >= STALE_SECONDS:
-            mark.unlink()
-    except OSError:
-        pass  # there is none, as it should be
-    try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return False
-    except OSError:
-        return None
-    return True

@@ -1,4 +1,7 @@
-"""One-line messages: how a text of others is put on a line, and which paths may be shortened. Needs no torch."""
+"""One-line messages: how a text of others is put on a line, and which paths may be shortened.
+
+Needs no torch.
+"""
 
 MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
 MIN_SHORTENED = 40  # characters of a path that are always left
@@ -20,10 +23,10 @@ def printable(line: str) -> str:
 def shorten_paths(line: str, length: int = MAX_LINE) -> str:
     """Shorten paths until a line fits, but keep the one that the reader must act on.
 
-    Messages name the path that they are about first. The others lose their middle first, the longest ahead. The first
-    path loses its own only if it is longer than `LONGEST_WHOLE`: below that it is better copied whole from a line that
-    is too long. A path that is cut keeps its last part, the name of the file. Addresses of the web stay whole.
-    """
+    Messages name the path that they are about first. The others lose their middle first, the
+    longest ahead. The first path loses its own only if it is longer than `LONGEST_WHOLE`: below
+    that it is better copied whole from a line that is too long. A path that is cut keeps its last
+    part, the name of the file. Addresses of the web stay whole."""
     words = line.split(" ")
     paths = [index for index, word in enumerate(words) if _is_long_path(word, length)]
     others = sorted(paths[1:], key=lambda index: len(words[index]), reverse=True)
@@ -42,7 +45,7 @@ def _is_long_path(word: str, length: int) -> bool:
 
 
 def _cut_middle(path: str, length: int) -> str:
-    """Cut a path to about a length, at least `MIN_SHORTENED`, and keep the name of its file where that fits."""
+    """Cut a path to about a length; the name of its file stays where that fits."""
     kept = max(MIN_SHORTENED, length) - len(ELLIPSIS)
     name = len(path) - path.rfind("/", 0, -1)
     end = min(max(kept - kept // 2, name), kept - kept // 4)

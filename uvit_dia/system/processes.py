@@ -1,7 +1,7 @@
-"""Errors of one process that every process of a run must learn of, and of processes that lost one another.
+"""Errors that all processes must learn of, and errors of processes that lost one another.
 
-Torch and Accelerate are imported by the functions that need them: commands ask here before torch is there.
-"""
+Torch and Accelerate are imported by the functions that need them: commands ask here before torch is
+there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,15 +18,20 @@ MAX_TOLD = 3  # different messages in one line
 
 @contextmanager
 def failing_together(kind: type[CommandError] = CommandError) -> Iterator[None]:
-    """Run a block on all processes; they wait for one another at its end, and fail if one of them did.
+    """Run a block on all processes.
 
-    The block must not make the processes wait for each other: one that fails would leave the others there.
+    They wait for one another at its end, and fail if one of them did.
+
+    The block must not make the processes wait for each other: one that fails would leave the others
+    there.
 
     Args:
-        kind: what the block may raise, errors that are made of their message alone. Nothing else is waited for.
+        kind: what the block may raise, errors that are made of their message alone. Nothing else is
+            waited for.
 
     Raises:
-        CommandError: of the kind of the first one, on all processes, if the block raised one on any of them.
+        CommandError: of the kind of the first one, on all processes, if the block raised one on any
+            of them.
     """
     from accelerate.utils import gather_object
 
@@ -41,7 +46,10 @@ def failing_together(kind: type[CommandError] = CommandError) -> Iterator[None]:
 
 
 def _together(errors: Sequence[tuple[type[CommandError], str] | None]) -> CommandError:
-    """Return one error for those of all processes; a message that not all have names its processes."""
+    """Return one error for those of all processes.
+
+    A message that not all have names its processes.
+    """
     kinds = [error[0] for error in errors if error is not None]
     processes: dict[str, list[str]] = {}
     for process, error in enumerate(errors):
@@ -57,7 +65,7 @@ def _together(errors: Sequence[tuple[type[CommandError], str] | None]) -> Comman
 
 
 def main_process_first(accelerator: "Accelerator", call: Callable[[], T]) -> T:
-    """Call a function on the main process, then on the others, which find what it left behind, such as a cache.
+    """Call a function on the main process, then on the others, which find what it left behind.
 
     Returns:
         What the function returned on this process.
@@ -76,8 +84,7 @@ def main_process_first(accelerator: "Accelerator", call: Callable[[], T]) -> T:
 def is_lost_contact(error: BaseException) -> bool:
     """Say whether a process of the run, or the place where all of them meet, could not be reached.
 
-    Torch's errors are known by the name of their base class, since torch may not be there yet. Gloo has no exception of
-    its own, but signs its plain RuntimeErrors with its source files.
-    """
+    Torch's errors are known by the name of their base class, since torch may not be there yet. Gloo
+    has no exception of its own, but signs its plain RuntimeErrors with its source files."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return "DistError" in names or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

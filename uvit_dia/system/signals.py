@@ -1,4 +1,7 @@
-"""Signals that ask a run to stop: the step in hand is finished, the state saved, then the process ends."""
+"""Signals that ask a run to stop.
+
+The step in hand is finished, the state saved, then the process ends.
+"""
 
 import os
 import signal
@@ -24,16 +27,19 @@ LONG_STEP_SECONDS = 1.0  # from which on a request is acknowledged, since its an
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """A stop signal came where nothing would be lost; the message is its name. Raised by `StopRequest.at_once`."""
+    """A stop signal came where nothing would be lost.
+
+    The message is its name. Raised by `StopRequest.at_once`.
+    """
 
 
 class StopRequest:
     """Context in which the first stop signal sets a flag, and a later one ends the process at once.
 
-    Signals within `SAME_REQUEST_SECONDS` of the first count as the same request, and a hangup never hurries. A hangup
-    that the process ignores, as under nohup, is ignored further. The end of a launcher (torchrun, accelerate launch)
-    is a request too: it would otherwise leave a process behind that nobody knows of. In a thread other than the main
-    one no signal is received.
+    Signals within `SAME_REQUEST_SECONDS` of the first count as the same request, and a hangup never
+    hurries. A hangup that the process ignores, as under nohup, is ignored further. The end of a
+    launcher (torchrun, accelerate launch) is a request too: it would otherwise leave a process
+    behind that nobody knows of. In a thread other than the main one no signal is received.
 
     Attributes:
         signal_name: name of the signal that came, or None.
@@ -103,6 +109,6 @@ class StopRequest:
 
 
 def _say(line: str) -> None:
-    """Write a line to stderr from within a signal handler, as long as there is somebody to read it."""
+    """Write a line to stderr from within a signal handler, if somebody can read it."""
     with suppress(OSError):
         os.write(2, f"{line}\n".encode())

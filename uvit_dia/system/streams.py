@@ -1,8 +1,10 @@
-"""Standard streams that never end a command: other encodings, readers that went away, closed descriptors.
+"""Standard streams that never end a command.
 
-What a command is worth is what it did, and its exit code says that; a `| head`, a `| tee` that Ctrl-C ended first, a
-terminal that was closed, or one that knows no UTF-8, must not take the state of a training with it.
-"""
+Other encodings, readers that went away, closed descriptors.
+
+What a command is worth is what it did, and its exit code says that; a `| head`, a `| tee` that
+Ctrl-C ended first, a terminal that was closed, or one that knows no UTF-8, must not take the state
+of a training with it."""
 
 import errno
 import io
@@ -33,7 +35,10 @@ class _LastingOutput(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr take any text to the end of the process; call it once, before anything is written."""
+    """Make stdout and stderr take any text to the end of the process.
+
+    Call it once, before anything is written.
+    """
     _open_closed_descriptors()
     if sys.stdout is None or sys.stdout is sys.__stdout__:
         sys.stdout = _lasting(sys.stdout, 1)
@@ -42,7 +47,10 @@ def prepare_streams() -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Give the descriptors 0, 1 and 2 to nothing where they are closed: else the next file would get them."""
+    """Give the descriptors 0, 1 and 2 to nothing where they are closed.
+
+    Else the next file would get them.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -51,7 +59,10 @@ def _open_closed_descriptors() -> None:
 
 
 def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
-    """Return a stream like the one that is there, in the encoding of the terminal, which takes any text."""
+    """Return a stream like the one that is there, in the encoding of the terminal,.
+
+    Which takes any text.
+    """
     if stream is not None:
         stream.flush()
     return io.TextIOWrapper(

@@ -15,7 +15,9 @@ from uvit_dia.training.stability import count_spikes
 
 
 class TrainLog:
-    """Collects loss and gradient norm of each step without waiting for the device, and writes them at log steps.
+    """Collects loss and gradient norm of each step, and writes them at log steps.
+
+    The host waits for the device at log steps only.
 
     Args:
         accelerator: its trackers are fed; only the main process writes.
@@ -62,7 +64,10 @@ class TrainLog:
 
     @contextmanager
     def told_compiling(self) -> Iterator[None]:
-        """Say that the network is compiled, and how long it took; the measured time begins afterwards."""
+        """Say that the network is compiled, and how long it took.
+
+        The measured time begins afterwards.
+        """
         started = time.monotonic()
         self.say("compiling the network (train.compile) ...")
         yield
@@ -70,7 +75,7 @@ class TrainLog:
         self._since, self.data_seconds = time.monotonic(), 0.0
 
     def add(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Take the loss and the gradient norm (before clipping) of a step, both () on any device."""
+        """Take loss and gradient norm (before clipping) of a step, both () on any device."""
         self._steps.append(torch.stack([loss.detach(), torch.as_tensor(grad_norm).detach()]))
         self._steps_since += 1
         self._bar.update()
@@ -125,7 +130,7 @@ class TrainLog:
         self.accelerator.log(numbers, step=step)
 
     def show_image(self, step: int, name: str, image: Tensor) -> None:
-        """Show an image, (C, H, W) uint8 with C = 1 or 3, in TensorBoard, where that is the tracker."""
+        """Show an image, (C, H, W) uint8 with C = 1 or 3, in TensorBoard if it is the tracker."""
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({name: image.numpy()[None]}, step=step, dataformats="NCHW")

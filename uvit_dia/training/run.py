@@ -21,10 +21,10 @@ from uvit_dia.system.errors import (
     StorageError,
 )
 from uvit_dia.system.execution import Execution, check_same_precision
-from uvit_dia.system.launch import warn_first
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.mounts import free_bytes
 from uvit_dia.system.processes import failing_together, is_lost_contact
+from uvit_dia.system.telling import warn_first
 from uvit_dia.training.build import make_trainer
 from uvit_dia.training.summary import already_finished, beginning, ending
 from uvit_dia.training.trackers import start_trackers, usable_tracker
@@ -115,7 +115,10 @@ def _prepare(
     allow_other_world_size: bool,
     allow_other_data: bool,
 ) -> Trainer:
-    """Make the trainer, resume what lies in the folder, and say so; nothing is refused after that."""
+    """Make the trainer, resume what lies in the folder, and say so.
+
+    Nothing is refused after that.
+    """
     with memory_advice(
         "for weights, average and optimizer; with another --workdir, make model.embed_dim or "
         "model.depth smaller"

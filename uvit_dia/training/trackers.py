@@ -1,4 +1,7 @@
-"""TensorBoard, which a training can do without: `metrics.jsonl` holds all that it shows but the pictures."""
+"""TensorBoard, which a training can do without.
+
+`metrics.jsonl` holds all that it shows but the pictures.
+"""
 
 from collections.abc import Callable
 

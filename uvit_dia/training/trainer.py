@@ -1,8 +1,8 @@
 """The training loop, through Accelerate.
 
-Path of a step: x_0 -> timesteps, eps -> x_t -> eps_hat -> loss -> backward, clip, optimizer, lr -> EMA -> step + 1.
-Everything random in it is a function of (seed, step) for the global batch, sliced by rank (`rng.py`).
-"""
+Path of a step: x_0 -> timesteps, eps -> x_t -> eps_hat -> loss -> backward, clip, optimizer, lr ->
+EMA -> step + 1. Everything random in it is a function of (seed, step) for the global batch, sliced
+by rank (`rng.py`)."""
 
 import copy
 import math
@@ -117,7 +117,8 @@ class Trainer:
         if is_sharded:
             averaged = fsdp2_prepare_model(accelerator, averaged)
         self.ema = EMA(self._unwrapped, averaged)
-        # The first step whose loss or gradient was not finite; from it on the device itself skips every update.
+        # The first step whose loss or gradient was not finite; from it on the device itself skips
+        # every update.
         self._bad_step = torch.full((), -1, device=self.device)
         self._fused_skips_updates = self.device.type == "cuda"
 
@@ -182,9 +183,9 @@ class Trainer:
     def _agree(self, loss: Tensor, stop_requested: bool) -> tuple[Tensor, bool]:
         """Average the loss over the processes and learn whether one of them was asked to stop.
 
-        On an accelerator with several processes the answer is read on log steps and every `STOP_EVERY_STEPS` steps,
-        by the number of the step, which all processes share, so that the host seldom waits.
-        """
+        On an accelerator with several processes the answer is read on log steps and every
+        `STOP_EVERY_STEPS` steps, by the number of the step, which all processes share, so that the
+        host seldom waits."""
         if self.accelerator.num_processes == 1:
             return loss, stop_requested
         asked = torch.full((), float(stop_requested), device=self.device)
@@ -199,9 +200,8 @@ class Trainer:
     def _skip_update_unless_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
         """See to it that a non-finite loss or gradient never reaches the weights.
 
-        On CUDA the fused optimizer skips the update, and all later ones, by itself; the host looks on log steps. On
-        other devices looking costs nothing, and is done at once.
-        """
+        On CUDA the fused optimizer skips the update, and all later ones, by itself; the host looks
+        on log steps. On other devices looking costs nothing, and is done at once."""
         is_bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
         is_first = is_bad & (self._bad_step < 0)
         self._bad_step = torch.where(is_first, self.step, self._bad_step)
@@ -216,7 +216,8 @@ class Trainer:
         if bad_step >= 0:
             self.log.record(self.step, {"nonfinite": 1, "nonfinite_step": bad_step})
             raise DivergedError(
-                f"loss or gradient became non-finite at step {bad_step}; the weights were not updated with it. "
+                f"loss or gradient became non-finite at step {bad_step}; "
+                "the weights were not updated with it. "
                 f"Last checkpoint: {self.checkpoints.newest_name()}"
             )
 
@@ -226,11 +227,13 @@ class Trainer:
         return step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps
 
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
-        """Measure the terms of the gradient noise scale: this step's gradient beside that of half a share.
+        """Measure the terms of the gradient noise scale.
 
-        It costs half a forward and backward pass of one part, on log steps only, and touches neither gradients nor
-        buffers. Without it go sharded models, which cannot run outside their wrapper, and parts too small to halve.
-        """
+        This step's gradient beside that of half a share.
+
+        It costs half a forward and backward pass of one part, on log steps only, and touches
+        neither gradients nor buffers. Without it go sharded models, which cannot run outside their
+        wrapper, and parts too small to halve."""
         small_batch = len(batch) // self.config.train.accumulation_steps // 2
         model = self._unwrapped
         fewest = 2 if normalises_over_batch(model) else 1
@@ -266,7 +269,9 @@ class Trainer:
     # ---------------------------------------------------------------- the run
 
     def fit(self) -> None:
-        """Train from where the run stands to its last step; log, preview, evaluate and save on the way.
+        """Train from where the run stands to its last step.
+
+        Log, preview, evaluate and save on the way.
 
         Raises:
             StoppedEarly: after a stop signal, with the state saved.
@@ -285,16 +290,16 @@ class Trainer:
                     self.save()
                 if stops and not is_last:
                     raise StoppedEarly(
-                        f"stopped by {stop.signal_name or 'another process'} at step {self.step}, state saved; "
-                        "resume with the same command"
+                        f"stopped by {stop.signal_name or 'another process'} at step {self.step}, "
+                        "state saved; resume with the same command"
                     )
 
     def _compile(self, stop: StopRequest) -> None:
         """Compile the network by a forward and a backward pass whose gradients are dropped.
 
-        It takes minutes and belongs to no step, so that one process can be stopped at once and loses nothing. Several
-        processes finish it together; what a Ctrl-C did to the compiler of one of them counts as having been stopped.
-        """
+        It takes minutes and belongs to no step, so that one process can be stopped at once and
+        loses nothing. Several processes finish it together; what a Ctrl-C did to the compiler of
+        one of them counts as having been stopped."""
         is_alone = self.accelerator.num_processes == 1
         try:
             with (
@@ -308,13 +313,16 @@ class Trainer:
             if not stop:
                 raise
             raise StoppedEarly(
-                f"stopped by {stop.signal_name} while the network was compiled, at step {self.step}; "
-                "nothing is lost, resume with the same command"
+                f"stopped by {stop.signal_name} while the network was compiled, "
+                f"at step {self.step}; nothing is lost, resume with the same command"
             ) from error
         self.prepared_optimizer.zero_grad()
 
     def _run_tasks(self) -> None:
-        """Do what is due at this step; images that are not finite are recorded, since the weights are finite."""
+        """Do what is due at this step.
+
+        Images that are not finite are recorded, since the weights are finite.
+        """
         for task in self.tasks:
             if task.every_steps and self.step % task.every_steps == 0:
                 self._raise_if_diverged()
@@ -327,7 +335,10 @@ class Trainer:
                     self.log.record(self.step, values)
 
     def _averaged_model(self) -> nn.Module:
-        """Return the averaged model as tasks can call it: where it is sharded, whole on every process."""
+        """Return the averaged model as tasks can call it.
+
+        Where it is sharded, whole on every process.
+        """
         if self._whole is None:
             return self.ema.model
         training_state.gather(self.ema.model, self._whole.to(self.device).eval())
@@ -349,8 +360,8 @@ class Trainer:
         """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
-            InputError: if there are checkpoints that this run cannot go on from, see `RunCheckpoints.to_resume`, or
-                if the processes see different ones.
+            InputError: if there are checkpoints that this run cannot go on from, see
+                `RunCheckpoints.to_resume`, or if the processes see different ones.
         """
         parts = (self.model, self.ema.model, self.optimizer)
         expected = training_state.expected(*parts)
