@@ -30,7 +30,8 @@ from uvit_dia.system.telling import told_if_slow
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.noised_batch import rows_of_rank
 from uvit_dia.training.optimizer import make_optimizer
-from uvit_dia.training.trainer import PeriodicTask, Trainer
+from uvit_dia.training.tasks import PeriodicTask
+from uvit_dia.training.trainer import Trainer
 
 
 def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) -> Trainer:
