@@ -74,7 +74,7 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun"
 RECURRENT_UNITS = ("lstm", "dia_lstm", "dia_lstm_light")
 
 
-OTHER_UNITS = ("se", "eca", "cbam", "srm", "spa", "sge", "spem", "sem")
+OTHER_UNITS = ("se", "eca", "cbam", "srm", "spa", "sge", "spem", "sem", "constant")
 
 
 UNIT_OVER_IMAGES = "srm"  # normalises over the images of a batch, in training
