@@ -8,6 +8,7 @@ images, and everything that the numbers depend on. Extractors: inception-v3-comp
 """
 
 from uvit_dia import cli
+from uvit_dia.system.errors import InputError
 
 
 def main(argv: list[str]) -> None:
@@ -17,10 +18,16 @@ def main(argv: list[str]) -> None:
     values = cli.new_flags()
     cli.define_sampling_flags(values)
     flags.DEFINE_string(
-        "extractor", None, "Feature extractor (default: the run's config).", flag_values=values
+        "extractor",
+        None,
+        "inception-v3-compat, digits or pt2:PATH (default: the run's config).",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "weights", None, "Inception weights (default: torch-fidelity's place).", flag_values=values
+        "weights",
+        None,
+        "Inception weights (default: the run's config, or torch-fidelity's place).",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "download_weights",
@@ -42,7 +49,10 @@ def main(argv: list[str]) -> None:
         flag_values=values,
     )
     cli.parse_flags(values, argv, __doc__)
-    arguments = cli.sampling_arguments(values, default_num_images=None)
+    arguments = cli.sampling_arguments(values)
+    num_repeats = int(values["num_repeats"].value or 1)
+    if (arguments.seed or 0) + num_repeats > 2**31:
+        raise InputError("--seed and --num_repeats ask for seeds above 2147483647")
 
     # torch is imported from here on
     from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
@@ -54,7 +64,7 @@ def main(argv: list[str]) -> None:
             weights=values["weights"].value,
             download_weights=bool(values["download_weights"].value),
             allow_few_images=bool(values["allow_few_images"].value),
-            num_repeats=int(values["num_repeats"].value or 1),
+            num_repeats=num_repeats,
         ),
     )
 

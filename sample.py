@@ -17,12 +17,12 @@ def main(argv: list[str]) -> None:
     from absl import flags
 
     values = cli.new_flags()
-    cli.define_sampling_flags(values)
+    cli.define_sampling_flags(values, num_images=64)
     flags.DEFINE_string(
         "output", "grid.png", "A .png (grid), an .npz, or a folder for PNGs.", flag_values=values
     )
     cli.parse_flags(values, argv, __doc__)
-    arguments = cli.sampling_arguments(values, default_num_images=64)
+    arguments = cli.sampling_arguments(values)
 
     from uvit_dia.sampling.run import sample_to_files  # torch is imported from here on
 

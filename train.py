@@ -10,15 +10,15 @@ or gone or another process lost, 75 stopped early with its state saved.
 from pathlib import Path
 
 from uvit_dia import cli
+from uvit_dia.config.flag import config_file, define_config_flag, read_config
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see the module's docstring."""
     from absl import flags
-    from ml_collections import config_flags
 
     values = cli.new_flags()
-    cli.define_config_flag(values, argv)
+    define_config_flag(values)
     flags.DEFINE_string(
         "workdir", "", "Folder of the run (default: runs/NAME_OF_THE_CONFIG).", flag_values=values
     )
@@ -37,9 +37,8 @@ def main(argv: list[str]) -> None:
         flag_values=values,
     )
     cli.parse_flags(values, argv, __doc__)
-    config = cli.read_config(values)
-    config_path = config_flags.get_config_filename(values["config"])
-    workdir = Path(values["workdir"].value or Path("runs") / Path(config_path.split(":")[0]).stem)
+    config = read_config(values)
+    workdir = Path(values["workdir"].value or Path("runs") / Path(config_file(values)).stem)
 
     from uvit_dia.runs.folder import RunFolder
 

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ import sample
 import train
 from uvit_dia import cli
 from uvit_dia.config.files import to_plain
+from uvit_dia.config.flag import define_config_flag, read_config
+from uvit_dia.config.schema import Config
+from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -28,9 +32,6 @@ from uvit_dia.system.errors import (
     StorageError,
 )
 
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"train": train.main, "sample": sample.main, "eval_fid": eval_fid.main}
 CONFIG = f"--config={ROOT / 'configs' / 'digits_uvit_dia.py'}"
@@ -55,7 +56,6 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uvit_dia.runs.folder.RunFolder", start)
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # ml_collections' config file
     return tmp_path
 
 
@@ -77,6 +77,14 @@ def start_of_run(*arguments: str) -> str:
     return str(caught.value)
 
 
+def config_of(*arguments: str) -> Config:
+    """Return the config that a command line means."""
+    values = cli.new_flags()
+    define_config_flag(values)
+    cli.parse_flags(values, ["train.py", *arguments], "usage")
+    return read_config(values)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -93,6 +101,9 @@ def start_of_run(*arguments: str) -> str:
         (["--config.data.path.x=3"], ["unknown config key data.path.x"]),
         (["--config.model.embed_dim.x=3"], ["model.embed_dim.x"]),
         (["--noconfig.train.compil"], ["train.compil", "did you mean train.compile?"]),
+        (["--noconfig.train.compile=True"], ["--noconfig.train.compile=True", "allowed is"]),
+        (["--noconfig.train.batch_size"], ["--noconfig.train.batch_size", "True or False"]),
+        (["--config.train.compile", "auto"], ["unexpected word 'auto'"]),
         (["--config.=3"], ["--config.", "malformed"]),
         (["--config.model[=3"], ["model[", "malformed"]),
         (["--config." + "x" * 500 + "=3"], ["unknown config key xxx"]),
@@ -234,6 +245,11 @@ def test_train_refuses_a_config_file_that_fails(
         (["--checkpoint=.", "--seed=-1"], "--seed -1: allowed is 0"),
         (["--checkpoint=.", "--batch_size=0"], "--batch_size 0: allowed is 1"),
         (["--checkpoint=.", "--use_ema=2"], "--use_ema=2"),
+        (["--checkpoint=.", "--eta=x"], "--eta=x"),
+        (["--checkpoint=.", "--eta=1.5"], "--eta 1.5: allowed is a number from 0 to 1"),
+        (["--checkpoint=.", "--eta=nan"], "--eta nan: allowed is"),
+        (["--checkpoint=.", "--variance_type=learned"], "--variance_type learned: allowed is one"),
+        (["--checkpoint=.", "--clip_sample=2"], "--clip_sample=2"),
         (["--checkpoint=.", "--num_image=3"], "did you mean num_images?"),
         (["--checkpoint=.", "extra"], "'extra'"),
         (["--checkpoint=.", "--sampler=" + "x" * 500], "--sampler 'xxx"),
@@ -252,6 +268,7 @@ def test_sample_and_eval_fid_refuse(script: str, arguments: list[str], part: str
     [
         (["--num_repeats=0"], "--num_repeats=0"),
         (["--num_repeats=x"], "--num_repeats=x"),
+        (["--seed=2147483647", "--num_repeats=2"], "seeds above 2147483647"),
         (["--extracter=digits"], "did you mean extractor?"),
         (["--weigths=x"], "did you mean weights?"),
         (["--allow_few_image"], "did you mean allow_few_images?"),
@@ -269,28 +286,14 @@ def test_eval_fid_refuses(arguments: list[str], part: str) -> None:
 @pytest.mark.parametrize("words", [[CONFIG], CONFIG.split("=")])
 @pytest.mark.parametrize("override", [["--config.seed=7"], ["--config.seed", "7"]])
 def test_both_ways_to_write_a_flag(words: list[str], override: list[str]) -> None:
-    values = cli.new_flags()
-    argv = ["train.py", *words, *override]
-    cli.define_config_flag(values, argv)
-    cli.parse_flags(values, argv, "usage")
-    config = cli.read_config(values)
-    assert config.seed == 7
-    assert config.is_locked
+    assert config_of(*words, *override).seed == 7
 
 
 def test_overrides_reach_the_config_in_its_types() -> None:
-    values = cli.new_flags()
-    argv = [
-        "train.py",
-        CONFIG,
-        "--config.train.batch_size=32",
-        "--config.optimizer.betas=(0.5,0.6)",
-    ]
+    argv = [CONFIG, "--config.train.batch_size=32", "--config.optimizer.betas=(0.5,0.6)"]
     argv += ["--config.data.random_flip", "--noconfig.model.conv", "--config.optimizer.eps=1e-6"]
     argv += ["--config.model.attention_options.blocks=0,2", "--config.train.batch_size=16"]
-    cli.define_config_flag(values, argv)
-    cli.parse_flags(values, argv, "usage")
-    config = cli.read_config(values)
+    config = config_of(*argv)
     assert config.train.batch_size == 16  # the last one counts
     assert config.optimizer.betas == (0.5, 0.6)
     assert config.optimizer.eps == 1e-6
@@ -300,10 +303,73 @@ def test_overrides_reach_the_config_in_its_types() -> None:
     assert json.dumps(to_plain(config))
 
 
+@pytest.mark.parametrize("in_file", [True, False, "auto"])
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--config.train.compile=auto", "auto"),
+        ("--config.train.compile", True),
+        ("--noconfig.train.compile", False),
+        ("--config.train.compile=True", True),
+        ("--config.train.compile=false", False),
+        ("--config.seed=0", ...),
+    ],
+)
+def test_a_switch_may_be_auto(
+    empty_folder: Path, in_file: bool | str, flag: str, expected: object
+) -> None:
+    (empty_folder / "x.py").write_text(
+        "from configs.digits_uvit_dia import get_config as get_quickstart\n"
+        "def get_config():\n"
+        "    config = get_quickstart()\n"
+        "    with config.ignore_type():\n"
+        f"        config.train.compile = {in_file!r}\n"
+        "    return config\n"
+    )
+    found = config_of("--config=x.py", flag).train.compile
+    assert found is (in_file if expected is ... else expected) or found == expected == "auto"
+
+
+def test_values_that_refer_to_an_overridden_one_follow_it(empty_folder: Path) -> None:
+    (empty_folder / "x.py").write_text(
+        "from configs.digits_uvit_dia import get_config as get_quickstart\n"
+        "def get_config():\n"
+        "    config = get_quickstart()\n"
+        "    config.optimizer.warmup_steps = config.train.get_ref('num_steps') // 10\n"
+        "    return config\n"
+    )
+    assert config_of("--config=x.py").optimizer.warmup_steps == 600
+    assert config_of("--config=x.py", "--config.train.num_steps=90").optimizer.warmup_steps == 9
+
+
 def test_the_run_has_the_name_of_its_config() -> None:
     assert start_of_run(CONFIG) == "runs/digits_uvit_dia"
     assert start_of_run(*CONFIG.split("="), "--workdir", "elsewhere") == "elsewhere"
     assert start_of_run(CONFIG, "--workdir=a/b", "--config.seed=3") == "a/b"
+
+
+def test_flags_of_the_sampler_are_those_of_the_config_where_they_are_not_given() -> None:
+    values = cli.new_flags()
+    cli.define_sampling_flags(values, num_images=64)
+    cli.parse_flags(values, ["sample.py", "--checkpoint=run"], "usage")
+    arguments = cli.sampling_arguments(values)
+    found = (arguments.eta, arguments.variance_type, arguments.clip_sample, arguments.num_images)
+    assert found == (None, None, None, 64)
+    config = config_of(CONFIG)
+    assert sampler_settings(arguments, config) == config.sample
+
+
+def test_flags_of_the_sampler_win_over_the_config() -> None:
+    values = cli.new_flags()
+    cli.define_sampling_flags(values)
+    words = ["--checkpoint=run", "--sampler=ddim", "--eta=0.5", "--noclip_sample", "--seed=3"]
+    cli.parse_flags(values, ["sample.py", *words, "--variance_type=fixed_small"], "usage")
+    found = sampler_settings(cli.sampling_arguments(values), config_of(CONFIG))
+    assert found == replace(
+        config_of(CONFIG).sample,
+        **{"sampler": "ddim", "eta": 0.5, "clip_sample": False, "seed": 3},
+        variance_type="fixed_small",
+    )
 
 
 def test_nothing_is_written_by_a_refused_command(empty_folder: Path) -> None:
@@ -321,7 +387,7 @@ def test_help_names_every_flag(script: str, word: str, capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     flags = {
         "train": ["--config", "--workdir", "--allow_other_world_size"],
-        "sample": ["--checkpoint", "--num_images", "--sampler", "--seed", "--output"],
+        "sample": ["--checkpoint", "--num_images", "--sampler", "--eta", "--seed", "--output"],
         "eval_fid": ["--checkpoint", "--num_steps", "--extractor", "--weights", "--num_repeats"],
     }
     assert all(f"\n  {flag} " in text for flag in flags[script])

@@ -26,6 +26,7 @@ ROWS: list[tuple[str, ...]] = [
 NEIGHBOURS = {
     "config": {"system"},
     "cli": {"system", "config"},
+    "diffusion": {"config"},
     "system": set(),
     "sampling": {"runs"},  # sampling/run.py reads a trained model
 }
@@ -39,7 +40,7 @@ ONLY: dict[str, set[str]] = {
         "system.errors",
     },  # a network knows no schedule and no run
     "sampling.sampler": {"config.*", "data.images", "diffusion", "rng", "sampling.*", "system.*"},
-    "diffusion": set(),
+    "diffusion": {"config.schema"},
     "system.errors": set(),
     "rng": set(),
 }
@@ -50,6 +51,8 @@ LIGHT = (
     "cli",
     "config.checks",
     "config.files",
+    "config.document",
+    "config.flag",
     "runs.folder",
     "system.errors",
     "system.files",
@@ -326,8 +329,8 @@ def dotted_names(node: ast.AST, aliases: dict[str, str]) -> list[str]:
     if isinstance(node, ast.Attribute):
         head, _, rest = ast.unparse(node).partition(".")
         return [f"{aliases.get(head, head)}.{rest}"]
-    if isinstance(node, ast.Name):
-        return [node.id]
+    if isinstance(node, ast.Name):  # a field of the name `eval` is no use of the function
+        return [node.id] if isinstance(node.ctx, ast.Load) else []
     return [node.arg] if isinstance(node, ast.keyword) and node.arg else []
 
 
@@ -397,6 +400,7 @@ def test_what_bandit_passes_over_has_a_reason() -> None:
         "try:\n    f()\nexcept OSError:\n    pass",
         "import json\njson.load(file)",
         "value.get('use_pickle')",
+        "class Config:\n    eval: int",
     ],
 )
 def test_what_is_harmless_is_let_through(source: str) -> None:

@@ -1,21 +1,22 @@
-"""Command lines: flags, the config flag with its overrides, and one-line errors with exit codes.
+"""Command lines: flags, their help, and one-line errors with exit codes.
 
-Flags are absl's and ml_collections', on a private `FlagValues`, so that the scripts can be imported side by side.
+Flags are absl's, on a private `FlagValues`, so that the scripts can be imported side by side.
 Nothing here imports torch: `--help` and mistakes answer at once.
 """
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
 
-from uvit_dia.config.checks import check_config
-from uvit_dia.config.files import flatten
-from uvit_dia.config.schema import SAMPLERS, SCHEMA
+from uvit_dia.config.fields import shown
+from uvit_dia.config.flag import config_help, take_overrides
+from uvit_dia.config.own_units import import_as_parent, import_modules
+from uvit_dia.config.schema import SAMPLERS, rule_of
 from uvit_dia.system.errors import (
     EXIT_STOPPED_EARLY,
     CommandError,
@@ -29,37 +30,24 @@ from uvit_dia.system.memory import is_out_of_memory
 MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
 MIN_SHORTENED = 40  # characters of a path that are always left
 ELLIPSIS = "..."
+_RUNS_OWN = " (default: the run's config)"
 
 
 def new_flags() -> flags.FlagValues:
-    """Return an empty set of flags that knows --help."""
+    """Return a set of the flags that every command has."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    flags.DEFINE_list(
+        "import",
+        [],
+        "Modules with units of your own to import: code you trust.",
+        flag_values=values,
+    )
     return values
 
 
-def define_config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Define `--config FILE` and its overrides `--config.group.key=value`, which are looked for in argv.
-
-    Raises:
-        InputError: if argv names a --flagfile that cannot be read.
-    """
-    logging.set_verbosity(logging.ERROR)  # a get_config() without return gets one line, from us
-    try:
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "Config file; any of its keys is changed by --config.group.key=value.",
-            lock_config=True,
-            flag_values=values,
-            sys_argv=list(argv),
-        )
-    except flags.Error as error:
-        raise InputError(_clip(error)) from error
-
-
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
-    """Parse a command line, or print the help and exit.
+    """Parse a command line, or print the help and exit; import what the user said.
 
     Args:
         values: the defined flags.
@@ -67,83 +55,37 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         usage: the text above the list of flags.
 
     Raises:
-        InputError: for an unknown flag, a wrong value or a stray word.
+        InputError: for an unknown flag, a wrong value or a stray word, or a failed --import.
     """
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
-        print(f"{usage}\n\nFlags:\n{_flag_help(values)}")
+        print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
         raise SystemExit(0)
     try:
-        rest = values(list(argv))
+        words = values.read_flags_from_files(list(argv), force_gnu=False)  # of --flagfile
+        rest = values(take_overrides(values, words))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
         raise InputError(f"unknown flag --{_clip(error.flagname, 80)}{hint}") from error
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise InputError(_config_error(error, argv)) from error
-    except SyntaxError as error:
-        place = error.filename or _config_file(argv)  # the config, or a module that it imports
-        line = "" if error.lineno is None else f", line {error.lineno}"
-        raise InputError(f"--config: {place}{line}: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # raised by the user's config file, which is code
-        raise InputError(_config_file_error(error, argv)) from error
+    except InputError:
+        raise
+    except (flags.Error, ValueError) as error:
+        raise InputError(_clip(error)) from error
     if len(rest) > 1:
         raise InputError(
             f"unexpected word {_clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
+    import_as_parent()
+    import_modules(values["import"].value or [])
 
 
 def _flag_help(values: flags.FlagValues) -> str:
     lines = []
     for name in sorted(n for n in values if n != "h"):
         flag = values[name]
-        default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"
-        lines.append(f"  --{name:<22} {flag.help}{default}")
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        text = flag.help if name == "help" else f"{flag.help}{default}"
+        lines.append(textwrap.fill(f"  --{name:<24} {text}", 100, subsequent_indent=" " * 29))
     return "\n".join(lines)
-
-
-def _config_error(error: Exception, argv: Sequence[str]) -> str:
-    """Turn what absl and ml_collections raise for an unknown key or a wrong value into one line."""
-    if "Error whilst parsing config file" in str(error) or isinstance(error, OSError):
-        return _config_file_error(error, argv)
-    if isinstance(error, AttributeError | KeyError | TypeError):
-        unknown = _unknown_key(argv)
-        if unknown is None:  # no key of the command line: the file's own code
-            return _config_file_error(error, argv)
-        return f"unknown config key {_clip(unknown, 80)}{nearest(unknown, flatten(SCHEMA))}"
-    if isinstance(error, ValueError):  # what absl raises itself is none
-        return f"a --config.KEY=VALUE is malformed: {_clip(error)}"
-    return _clip(error) or type(error).__name__
-
-
-def _unknown_key(argv: Sequence[str]) -> str | None:
-    """Return the first key among the overrides that no config has."""
-    known = flatten(SCHEMA)
-    for word in argv[1:]:
-        flag = word.partition("=")[0].lstrip("-")
-        if word.startswith("-") and flag.removeprefix("no").startswith("config."):
-            key = flag.removeprefix("no").removeprefix("config.")
-            if key not in known and not any(name.startswith(f"{key}.") for name in known):
-                return key
-    return None
-
-
-def _config_file_error(error: BaseException, argv: Sequence[str]) -> str:
-    """Say in one line what running the config file raised."""
-    cause = (
-        str(error).strip().splitlines()[-1:]
-    )  # ml_collections puts whole tracebacks into messages
-    text = _clip(cause[0] if cause else "", 100)
-    if not isinstance(error, flags.Error | OSError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"--config: cannot use {_config_file(argv) or 'an empty path'}: {text}"
-
-
-def _config_file(argv: Sequence[str]) -> str:
-    """Return what the command line gives as --config, for messages."""
-    for index, word in enumerate(argv):
-        flag, _, value = word.partition("=")
-        if flag in ("--config", "-config"):
-            return value or " ".join(argv[index + 1 : index + 2])
-    return "the config"
 
 
 def _clip(message: object, length: int = 140) -> str:
@@ -152,36 +94,12 @@ def _clip(message: object, length: int = 140) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def read_config(values: flags.FlagValues) -> ConfigDict:
-    """Return the checked, locked config of a parsed command line.
-
-    Raises:
-        InputError: if --config is missing, its file cannot be run, or its content is not allowed.
-    """
-    flag = values["config"]
-    config = flag.value
-    if not flag.present:
-        raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
-    file = config_flags.get_config_filename(flag)
-    error = getattr(config, "_error", None)  # ml_collections keeps an OSError back until first use
-    if isinstance(error, OSError):
-        raise InputError(_config_file_error(error, ["--config", file])) from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(
-            f"--config: get_config() of {file} returned {type(config).__name__}, not a ConfigDict"
-        )
-    try:
-        check_config(config)
-    except InputError:
-        raise
-    except Exception as error:  # values that refer to others are computed here, by the user's code
-        raise InputError(_config_file_error(error, ["--config", file])) from error
-    return config
-
-
 @dataclass(frozen=True)
 class SamplingArguments:
-    """What sampling and evaluation are told on the command line; None stands for what the run's config says.
+    """What sampling and evaluation are told on the command line.
+
+    None stands for what the run's config says in its group `sample`, or, for the number of images,
+    `eval`.
 
     Attributes:
         checkpoint: a run or a step folder.
@@ -191,6 +109,9 @@ class SamplingArguments:
         seed: of the images.
         batch_size: images at a time.
         use_ema: whether the averaged weights are used.
+        eta: share of fresh noise in ddim, from 0 to 1.
+        variance_type: of ddpm.
+        clip_sample: whether ddpm and ddim clip their estimate of x_0.
     """
 
     checkpoint: Path
@@ -200,22 +121,41 @@ class SamplingArguments:
     seed: int | None
     batch_size: int | None
     use_ema: bool
+    eta: float | None = None
+    variance_type: str | None = None
+    clip_sample: bool | None = None
 
 
-def define_sampling_flags(values: flags.FlagValues) -> None:
-    """Define the flags that sample.py and eval_fid.py share."""
+def define_sampling_flags(values: flags.FlagValues, *, num_images: int | None = None) -> None:
+    """Define the flags that sample.py and eval_fid.py share.
+
+    Args:
+        values: where the flags are defined.
+        num_images: how many images are sampled by default; None for what the run's config says.
+    """
+    own = "" if num_images else _RUNS_OWN
+    flags.DEFINE_integer("num_images", num_images, f"How many images{own}", flag_values=values)
     flags.DEFINE_string("checkpoint", None, "A run's folder or a step folder.", flag_values=values)
-    flags.DEFINE_integer("num_images", None, "How many images.", flag_values=values)
-    flags.DEFINE_string("sampler", None, f"One of {', '.join(SAMPLERS)}.", flag_values=values)
-    flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", flag_values=values)
-    flags.DEFINE_integer("seed", None, "Seed of the images.", flag_values=values)
-    flags.DEFINE_integer("batch_size", None, "Images at a time.", flag_values=values)
     flags.DEFINE_bool("use_ema", True, "Use the averaged weights.", flag_values=values)
+    integers = {
+        "num_steps": "Steps of the sampler",
+        "seed": "Seed of the images",
+        "batch_size": "Images at a time",
+    }
+    for name, meaning in integers.items():
+        flags.DEFINE_integer(name, None, f"{meaning}{_RUNS_OWN}", flag_values=values)
+    for name in ("sampler", "variance_type"):
+        flags.DEFINE_string(name, None, _sampler_help(name), flag_values=values)
+    flags.DEFINE_float("eta", None, _sampler_help("eta"), flag_values=values)
+    flags.DEFINE_bool("clip_sample", None, _sampler_help("clip_sample"), flag_values=values)
 
 
-def sampling_arguments(
-    values: flags.FlagValues, *, default_num_images: int | None
-) -> SamplingArguments:
+def _sampler_help(name: str) -> str:
+    rule = rule_of(f"sample.{name}")
+    return f"{rule.meaning}: {rule.allowed}{_RUNS_OWN}"
+
+
+def sampling_arguments(values: flags.FlagValues) -> SamplingArguments:
     """Check the shared flags.
 
     Raises:
@@ -234,15 +174,21 @@ def sampling_arguments(
         value = values[name].value
         if value is not None and not low <= value < 2**31:
             raise InputError(f"--{name} {value}: allowed is {low} to {2**31 - 1}")
-    num_images = values["num_images"].value
+    for name in ("eta", "variance_type", "clip_sample"):
+        value, rule = values[name].value, rule_of(f"sample.{name}")
+        if value is not None and not rule.fits(value):
+            raise InputError(f"--{name} {shown(value, str)}: allowed is {rule.allowed}")
     return SamplingArguments(
         checkpoint=Path(values["checkpoint"].value),
-        num_images=default_num_images if num_images is None else num_images,
+        num_images=values["num_images"].value,
         sampler=sampler,
         num_steps=values["num_steps"].value,
         seed=values["seed"].value,
         batch_size=values["batch_size"].value,
         use_ema=bool(values["use_ema"].value),
+        eta=values["eta"].value,
+        variance_type=values["variance_type"].value,
+        clip_sample=values["clip_sample"].value,
     )
 
 

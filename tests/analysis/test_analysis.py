@@ -23,7 +23,6 @@ from uvit_dia.analysis.cost import Inputs, count_costs, make_variants, time_inte
 from uvit_dia.analysis.gates import gate_statistics
 from uvit_dia.analysis.gradients import block_gradients
 from uvit_dia.analysis.importance import map_importances
-from uvit_dia.analysis.peak_memory import peak_bytes
 from uvit_dia.analysis.probe import Observations, observe, replaced_gates, watched
 from uvit_dia.analysis.sensitivity import analyse_sensitivity, removals
 from uvit_dia.analysis.subject import Subject, load_model, make_subject
@@ -404,7 +403,13 @@ def test_thirds_hold_all_blocks() -> None:
     assert named["last third"] == (9, 10, 11, 12)
     assert len(named) == 16
     some = {removal.name: removal.blocks for removal in removals([0, 1, 8], 9)}
-    assert some == {"block 0": (0,), "block 1": (1,), "block 8": (8,), "first third": (0, 1)}
+    assert some == {
+        "block 0": (0,),
+        "block 1": (1,),
+        "block 8": (8,),
+        "first third": (0, 1),
+        "last third": (8,),
+    }
 
 
 def test_sensitivity_measures_what_eval_measures(
@@ -479,13 +484,12 @@ def test_cost_counts_every_variant() -> None:
     assert tuple(variants) == ATTENTION_NAMES
     assert skipped == {}
     none, unit = (count_costs(variants[name]) for name in ("none", "dia_lstm"))
-    n, r, blocks, images = 16, 4, 3, 4
+    n, r, blocks = 16, 4, 3
     added = 10 * n * n // r + 8 * n + 2 * n // r
     assert unit["weights"] - none["weights"] == added
     assert unit["flops_forward"] - none["flops_forward"] == 2 * 10 * n * n // r * blocks  # an image
     assert unit["flops_step"] > unit["flops_forward"] * 2
-    assert unit["peak_bytes_step"] > unit["peak_bytes_forward"] > 4 * images * 17 * n
-    assert unit["peak_bytes_step"] > none["peak_bytes_step"]
+    assert not any(key.startswith("peak") for key in unit)  # of CUDA only, whose allocator counts
 
 
 def test_variants_that_do_not_fit_are_left_out_with_a_reason(runs: Path) -> None:
@@ -502,22 +506,6 @@ def test_srm_is_left_out_where_there_is_one_image(runs: Path) -> None:
     assert set(record["results"]["variants"]) == {*ATTENTION_NAMES} - {"srm"}
     assert "srm normalises over the batch" in record["results"]["skipped"]["srm"]
     check_cost(record["results"]["variants"], left_out=("srm",))
-
-
-def test_peak_is_what_lives_at_the_same_time() -> None:
-    before = torch.ones(1000)
-
-    def work() -> None:
-        a = torch.ones(1000)  # 4000 bytes
-        b = a * 2  # 8000
-        a.add_(1)
-        del a  # 4000
-        c = b[:500].view(5, 100)  # no memory of its own
-        before.mul_(2)  # not made here
-        del b
-        torch.cat([c.flatten(), c.flatten()])  # 4000 of b, kept by c, and 4000
-
-    assert peak_bytes(work, torch.device("cpu")) == 8000
 
 
 def test_rounds_take_turns() -> None:

@@ -11,7 +11,6 @@ from uvit_dia.report.results import read_results, results_csv
 pytestmark = [
     pytest.mark.reliability,
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
 ]
 
 

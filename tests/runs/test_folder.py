@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.forked import Child
 from tests.support.runs import tiny_config
-from uvit_dia.config.files import RESUMABLE_CHANGES, flatten
-from uvit_dia.config.schema import SCHEMA
+from uvit_dia.config.files import RESUMABLE_CHANGES
+from uvit_dia.config.schema import RULES
 from uvit_dia.runs import folder as run_folder
 from uvit_dia.runs.folder import STATES, RunFolder, read_metrics, source_commit, versions
 from uvit_dia.system.errors import EXIT_BAD_INPUT, InputError, StorageError
@@ -217,7 +217,7 @@ NOT_CHANGED_ALONE = {  # needs another image set, or another key with it, to be 
 
 
 def test_every_key_is_tried() -> None:
-    assert set(OTHER) | NOT_CHANGED_ALONE == set(flatten(SCHEMA))
+    assert set(OTHER) | NOT_CHANGED_ALONE == set(RULES)
 
 
 @pytest.mark.parametrize("key", OTHER)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from uvit_dia.config.schema import SAMPLERS
-from uvit_dia.diffusion import NoiseSchedule
+from tests.support.configs import diffusion_config, sample_config
+from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
+from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.models import UViT
 from uvit_dia.sampling.sampler import Denoiser, ImageSampler, share_of_rank
-from uvit_dia.sampling.schedulers import SamplerSettings, make_scheduler
+from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 
 MEAN, STD = 0.3, 0.4  # of the Gaussian data whose exact predictions are known
@@ -19,20 +20,20 @@ STOCHASTIC = {"ddpm": {}, "dpmpp_2m_sde": {}, "ddim": {"eta": 1.0}}
 VARIANTS = [(name, {}) for name in SAMPLERS] + [("ddim", {"eta": 1.0})]
 
 
-def settings_of(name: str, num_steps: int, **changes: object) -> SamplerSettings:
-    return SamplerSettings(sampler=name, num_steps=num_steps, **{"clip_sample": False, **changes})
+def settings_of(name: str, num_steps: int, **changes: object) -> SampleConfig:
+    return sample_config(sampler=name, num_steps=num_steps, **{"clip_sample": False, **changes})
 
 
-def alpha_bar_at(schedule: NoiseSchedule, timesteps: Tensor) -> Tensor:
+def alpha_bar_at(schedule: DiffusionConfig, timesteps: Tensor) -> Tensor:
     """Return alpha-bar at timesteps, (B, 1, 1, 1) float64; between two (euler) the noise level is interpolated."""
-    alphas_cumprod = schedule.alphas_cumprod().double().numpy()
+    alphas_cumprod = alphas_cumprod_of(schedule).double().numpy()
     sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
     sigma = np.interp(timesteps.double().numpy(), np.arange(len(sigmas)), sigmas)
     return torch.from_numpy(1 / (1 + sigma**2))[:, None, None, None]
 
 
 def exact_denoiser(
-    schedule: NoiseSchedule, posterior_mean: Callable[[Tensor, Tensor], Tensor]
+    schedule: DiffusionConfig, posterior_mean: Callable[[Tensor, Tensor], Tensor]
 ) -> Denoiser:
     """Return the network whose x_0 is E[x_0 | x_t], in whatever it is that the schedule predicts.
 
@@ -59,7 +60,7 @@ def gaussian_mean(x_t: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def gaussian_samples(
-    settings: SamplerSettings, schedule: NoiseSchedule, num_images: int = 16
+    settings: SampleConfig, schedule: DiffusionConfig, num_images: int = 16
 ) -> Tensor:
     """Sample Gaussian data with the exact network; x_0 before it is clipped and rounded."""
     sampler = ImageSampler(
@@ -75,15 +76,15 @@ def gaussian_samples(
 
 def images_of(
     denoiser: Denoiser,
-    settings: SamplerSettings,
+    settings: SampleConfig,
     indices: list[int] | range,
     *,
     batch_size: int,
-    schedule: NoiseSchedule | None = None,
+    schedule: DiffusionConfig | None = None,
     shape: tuple[int, int, int] = (1, 8, 8),
 ) -> Tensor:
     """Sample images and put them into the order in which they were asked for."""
-    schedule = schedule or NoiseSchedule()
+    schedule = schedule or diffusion_config()
     sampler = ImageSampler(
         denoiser, schedule, settings, shape=shape, batch_size=batch_size, device="cpu"
     )
@@ -128,7 +129,7 @@ def test_nfe_is_the_number_of_network_calls(name: str, num_steps: int) -> None:
 
     sampler = ImageSampler(
         spy,
-        NoiseSchedule(),
+        diffusion_config(),
         settings_of(name, num_steps),
         shape=(1, 4, 4),
         batch_size=3,
@@ -145,7 +146,7 @@ def test_nfe_is_the_number_of_network_calls(name: str, num_steps: int) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("num_steps", [20, 50, 250])
 def test_chain_starts_at_the_noisiest_timestep(name: str, num_steps: int) -> None:
-    scheduler = make_scheduler(settings_of(name, num_steps), NoiseSchedule())
+    scheduler = make_scheduler(settings_of(name, num_steps), diffusion_config())
     scheduler.set_timesteps(num_steps)
     timesteps = [float(t) for t in scheduler.timesteps]
     first = 1000 - 1000 // num_steps if name == "pndm" else 999
@@ -184,17 +185,17 @@ GAUSSIAN_STD = {
 
 @pytest.mark.parametrize(("name", "num_steps"), GAUSSIAN_STD)
 def test_gaussian_data_reach_their_mean_and_spread(name: str, num_steps: int) -> None:
-    x_0 = gaussian_samples(settings_of(name, num_steps), NoiseSchedule())
+    x_0 = gaussian_samples(settings_of(name, num_steps), diffusion_config())
     assert x_0.mean().item() == pytest.approx(MEAN, abs=0.01)
     assert x_0.std().item() == pytest.approx(GAUSSIAN_STD[name, num_steps], abs=0.008)
 
 
-def ancestral_std(schedule: NoiseSchedule, timesteps: list[int], variance_type: str) -> float:
+def ancestral_std(schedule: DiffusionConfig, timesteps: list[int], variance_type: str) -> float:
     """Follow the spread of Gaussian data through Algorithm 2 of Ho et al. 2020 on a part of the timesteps.
 
     Everything is linear, so it is a recursion on one number, in float64: no image is drawn.
     """
-    alphas_cumprod = schedule.alphas_cumprod().double()
+    alphas_cumprod = alphas_cumprod_of(schedule).double()
     variance = 1.0
     for t, t_before in zip(timesteps, [*timesteps[1:], None], strict=True):
         alpha_bar = alphas_cumprod[t].item()
@@ -215,7 +216,7 @@ def ancestral_std(schedule: NoiseSchedule, timesteps: list[int], variance_type: 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("num_steps", [10, 20, 50, 1000])
 def test_ddpm_follows_ancestral_sampling(variance_type: str, num_steps: int) -> None:
-    schedule = NoiseSchedule()
+    schedule = diffusion_config()
     stride = 1000 // num_steps
     expected = ancestral_std(schedule, list(range(999, -1, -stride)), variance_type)
     x_0 = gaussian_samples(settings_of("ddpm", num_steps, variance_type=variance_type), schedule)
@@ -224,7 +225,7 @@ def test_ddpm_follows_ancestral_sampling(variance_type: str, num_steps: int) -> 
 
 
 def test_the_two_ddpm_variances_differ_where_they_should() -> None:
-    schedule = NoiseSchedule()
+    schedule = diffusion_config()
     small, large = (
         gaussian_samples(settings_of("ddpm", 10, variance_type=v), schedule).std().item()
         for v in ("fixed_small", "fixed_large")
@@ -237,14 +238,14 @@ def test_the_two_ddpm_variances_differ_where_they_should() -> None:
 def test_what_the_network_predicts_changes_no_image(name: str, prediction_type: str) -> None:
     """All but pndm, which extrapolates the prediction itself."""
     settings = settings_of(name, 20)
-    expected = gaussian_samples(settings, NoiseSchedule(), 2)
-    x_0 = gaussian_samples(settings, NoiseSchedule(prediction_type=prediction_type), 2)
+    expected = gaussian_samples(settings, diffusion_config(), 2)
+    x_0 = gaussian_samples(settings, diffusion_config(prediction_type=prediction_type), 2)
     torch.testing.assert_close(x_0, expected, atol=2e-3, rtol=0)
 
 
 def test_pndm_with_v_prediction_comes_near_the_data() -> None:
     x_0 = gaussian_samples(
-        settings_of("pndm", 100), NoiseSchedule(prediction_type="v_prediction"), 16
+        settings_of("pndm", 100), diffusion_config(prediction_type="v_prediction"), 16
     )
     assert x_0.mean().item() == pytest.approx(MEAN, abs=0.012)
     assert x_0.std().item() == pytest.approx(STD, abs=0.015)
@@ -255,7 +256,7 @@ def test_gaussian_data_on_the_cosine_schedule(name: str) -> None:
     num_steps = (
         250 if name == "heun" else 50
     )  # heun overshoots where the noise level starts at 20,000
-    schedule = NoiseSchedule(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    schedule = diffusion_config(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     x_0 = gaussian_samples(settings_of(name, num_steps), schedule)
     assert x_0.mean().item() == pytest.approx(MEAN, abs=0.012)
     assert x_0.std().item() == pytest.approx(STD, abs=0.018)
@@ -275,7 +276,7 @@ def test_ideal_denoiser_over_four_images_returns_them(name: str, changes: dict) 
         weights = torch.softmax(-errors / (2 * (1 - alpha_bar[:, 0, 0])), dim=1)  # B 4
         return torch.einsum("bk,kchw->bchw", weights, x_known)
 
-    schedule = NoiseSchedule()
+    schedule = diffusion_config()
     images = images_of(
         exact_denoiser(schedule, posterior_mean),
         settings_of(name, 50, **changes),
@@ -333,7 +334,7 @@ def test_stochastic_samplers_draw_noise_of_their_own_for_each_image(
     name: str, changes: dict
 ) -> None:
     """With one and the same start for all images, only the noise of the steps can tell them apart."""
-    schedule = NoiseSchedule()
+    schedule = diffusion_config()
     sampler = ImageSampler(
         exact_denoiser(schedule, gaussian_mean),
         schedule,
@@ -351,7 +352,7 @@ def test_stochastic_samplers_draw_noise_of_their_own_for_each_image(
 
 def test_ddim_without_eta_draws_no_noise_after_the_start() -> None:
     settings = settings_of("ddim", 20)
-    schedule = NoiseSchedule()
+    schedule = diffusion_config()
     sampler = ImageSampler(
         exact_denoiser(schedule, gaussian_mean),
         schedule,
@@ -368,7 +369,7 @@ def test_ddim_without_eta_draws_no_noise_after_the_start() -> None:
 def test_blocks_come_in_order_and_keep_the_order_asked_for() -> None:
     sampler = ImageSampler(
         lambda x_t, timesteps: x_t,
-        NoiseSchedule(),
+        diffusion_config(),
         settings_of("ddim", 2),
         shape=(1, 2, 2),
         batch_size=4,
@@ -385,7 +386,7 @@ def test_images_that_are_not_finite_are_refused_where_they_are_wanted() -> None:
 
     sampler = ImageSampler(
         spoilt,
-        NoiseSchedule(),
+        diffusion_config(),
         settings_of("euler", 3),
         shape=(1, 2, 2),
         batch_size=4,
@@ -404,7 +405,7 @@ def test_clip_sample_bounds_the_estimate_of_x_0() -> None:
     def wild(x_t: Tensor, timesteps: Tensor) -> Tensor:
         return torch.full_like(x_t, 5.0)
 
-    schedule = NoiseSchedule(prediction_type="sample")
+    schedule = diffusion_config(prediction_type="sample")
     for name in ("ddpm", "ddim"):
         ends = {}
         for clip_sample in (True, False):
@@ -470,7 +471,7 @@ OPTIONS_THAT_MATTER = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_no_option_that_matters_is_left_to_a_default(name: str) -> None:
-    scheduler = make_scheduler(settings_of(name, 50), NoiseSchedule())
+    scheduler = make_scheduler(settings_of(name, 50), diffusion_config())
     left = set(scheduler.config["_use_default_values"]) & OPTIONS_THAT_MATTER
     if name != "ddpm":
         left -= {"variance_type"}  # elsewhere it is about networks that predict a variance
@@ -486,24 +487,24 @@ def test_no_option_that_matters_is_left_to_a_default(name: str) -> None:
 @pytest.mark.parametrize(
     "schedule",
     [
-        NoiseSchedule(beta_start=2e-4, beta_end=0.015),
-        NoiseSchedule(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
-        NoiseSchedule(num_train_timesteps=200, beta_schedule="scaled_linear"),
+        diffusion_config(beta_start=2e-4, beta_end=0.015),
+        diffusion_config(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+        diffusion_config(num_train_timesteps=200, beta_schedule="scaled_linear"),
     ],
 )
 def test_schedulers_are_built_from_the_training_schedule(
-    name: str, schedule: NoiseSchedule
+    name: str, schedule: DiffusionConfig
 ) -> None:
     scheduler = make_scheduler(settings_of(name, 20), schedule)
     torch.testing.assert_close(
-        scheduler.alphas_cumprod, schedule.alphas_cumprod(), rtol=1e-6, atol=1e-12
+        scheduler.alphas_cumprod, alphas_cumprod_of(schedule), rtol=1e-6, atol=1e-12
     )
     assert scheduler.config.prediction_type == schedule.prediction_type
     assert len(scheduler.betas) == schedule.num_train_timesteps
 
 
 def test_settings_reach_the_schedulers() -> None:
-    schedule = NoiseSchedule()
+    schedule = diffusion_config()
     small = make_scheduler(settings_of("ddpm", 10, variance_type="fixed_small"), schedule)
     assert small.config.variance_type == "fixed_small"
     for clip_sample in (True, False):
@@ -524,9 +525,6 @@ def test_settings_reach_the_schedulers() -> None:
 @pytest.mark.parametrize(
     ("name", "num_steps", "said"),
     [
-        ("dpm", 20, "--sampler 'dpm': unknown"),
-        ("ddpm", 0, "--num_steps 0: allowed is 1 to 1000"),
-        ("ddpm", -1, "--num_steps -1"),
         ("ddpm", 1001, "--num_steps 1001: allowed is 1 to 1000"),
         ("ddim", 30, "--num_steps 30: ddim needs a divisor of the 1000"),
         ("pndm", 30, "--num_steps 30: pndm needs a divisor of the 1000"),
@@ -541,20 +539,20 @@ def test_settings_reach_the_schedulers() -> None:
 )
 def test_impossible_settings_are_refused(name: str, num_steps: int, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        make_scheduler(settings_of(name, num_steps), NoiseSchedule())
+        make_scheduler(settings_of(name, num_steps), diffusion_config())
     assert str(caught.value).startswith(said)
     assert len(str(caught.value)) <= 250
 
 
 def test_pndm_is_refused_where_the_network_predicts_x_0() -> None:
     with pytest.raises(InputError, match="prediction_type = 'sample'"):
-        make_scheduler(settings_of("pndm", 20), NoiseSchedule(prediction_type="sample"))
+        make_scheduler(settings_of("pndm", 20), diffusion_config(prediction_type="sample"))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("total", [2, 10, 1000])
 def test_every_accepted_number_of_steps_gives_finite_images(name: str, total: int) -> None:
-    schedule = NoiseSchedule(num_train_timesteps=total)
+    schedule = diffusion_config(num_train_timesteps=total)
     denoiser = exact_denoiser(schedule, gaussian_mean)
     accepted = 0
     for num_steps in {1, 2, 4, 5, total // 2, total - 1, total}:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from tests.support.crashes import Crash, run_armed
 from tests.support.forked import Child, Finished
-from uvit_dia.config.checks import check_config
+from uvit_dia.config.checks import make_config
+from uvit_dia.config.schema import Config
 from uvit_dia.runs.checkpoint import step_folders
 from uvit_dia.system.files import sha256_file
 
@@ -37,7 +36,7 @@ TIMES = ("images_per_second", "data_seconds")  # what no two runs have in common
 Changes = Mapping[str, object]
 
 
-def tiny_config(changes: Changes | None = None) -> ConfigDict:
+def tiny_config(changes: Changes | None = None) -> Config:
     """Return the quickstart's config with a model of 13,000 weights and 12 steps; `changes` has dotted keys."""
     spec = importlib.util.spec_from_file_location("digits_uvit_dia", CONFIG)
     assert spec is not None
@@ -46,8 +45,7 @@ def tiny_config(changes: Changes | None = None) -> ConfigDict:
     spec.loader.exec_module(module)
     config = module.get_config()
     config.update_from_flattened_dict({**TINY, **(changes or {})})
-    check_config(config)
-    return config.lock()
+    return make_config(config.to_dict())
 
 
 def tiny_trainer(path: Path, changes: Changes | None = None) -> Any:

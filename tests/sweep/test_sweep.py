@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ from filelock import FileLock
 from ml_collections import ConfigDict
 
 from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
+from tests.support.synthetic_sweeps import evaluation, write_lines
 from uvit_dia.config.files import flatten
 from uvit_dia.sweep.__main__ import main
-from uvit_dia.sweep.cells import SCRIPTS, flag_text
+from uvit_dia.sweep.cells import SCRIPTS, Cell, flag_text
 from uvit_dia.sweep.config import Sweep, make_sweep, read_run_config
 from uvit_dia.sweep.folder import (
     CELL_LOCK,
@@ -26,10 +28,6 @@ from uvit_dia.sweep.folder import (
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_json
 from uvit_dia.training.ema import ema_decay
-
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
 
 
 def made(tmp_path: Path, **changes: object) -> Sweep:
@@ -90,13 +88,7 @@ def test_ema_half_life_in_images_is_the_same_for_every_batch_size(tmp_path: Path
     rule = {"ema_rule": "halflife_images", "ema_halflife_images": 6400}
     found = made(tmp_path, **rule, overrides=overrides)
     for cell in found.cells:
-        ema = found.configs[cell.name].ema
-        decay = ema_decay(
-            10**9,
-            cell.batch_size,
-            **{k: ema[k] for k in ("decay", "halflife_images")},
-            rampup_ratio=0.0,
-        )
+        decay = ema_decay(10**9, cell.batch_size, found.configs[cell.name].ema)
         assert decay ** (6400 / cell.batch_size) == pytest.approx(0.5, rel=1e-12)
 
 
@@ -185,6 +177,12 @@ def test_shipped_sweeps_expand(
 # ---------------------------------------------------------------- what is shown
 
 
+def evaluated(cell: Cell, seed: int) -> dict:
+    """Return an evaluation as the sweep asks for it; over the seeds 5 and 6 its mean is 12.5."""
+    changes = {"num_images": 100, "num_steps": 2}
+    return evaluation(cell.num_steps, 12.0 + (seed - 5), seed, **changes)
+
+
 def fake_sweep(workdir: Path, num_cells: int) -> Sweep:
     """Write the folder of a sweep whose cells are in all states, one after the other."""
     content = {**SWEEP, "batch_sizes": (8,), "seeds": tuple(range(num_cells // 2))}
@@ -200,8 +198,11 @@ def fake_sweep(workdir: Path, num_cells: int) -> Sweep:
         log = [{"step": step, "loss": 1 / step} for step in range(1, 11)]
         text = "".join(json.dumps(line) + "\n" for line in log)
         (folder / "metrics.jsonl").write_text(text * 100 + '{"step": 11, "lo')  # torn
-        write_json(folder / "status.json", {"state": "running", "step": 5})
-        facts = {"metric": "fd", "value": 12.5} if state == "done" else {"reason": f"why {index}"}
+        trained = {"state": "done", "step": 20} if state == "done" else {"state": state, "step": 5}
+        write_json(folder / "status.json", trained)
+        if state == "done":
+            write_lines(folder / "eval.jsonl", [evaluated(cell, seed) for seed in (5, 6)])
+        facts = {} if state == "done" else {"reason": f"why {index}"}
         write_cell_json(folder, state, **facts, host="another machine")
     return found
 
@@ -218,7 +219,7 @@ def test_status_tells_every_state_and_writes_nothing(
     assert [row[1] for row in rows] == list(CELL_STATES) * 2
     assert rows[0] == ["uvit-b0008-s0", "waiting", "0/20"]
     assert rows[1] == ["dia_lstm-b0008-s0", "running", "10/20", "0.1000", "why", "1"]
-    assert rows[3] == ["dia_lstm-b0008-s1", "done", "10/20", "0.1000", "fd", "12.5"]
+    assert rows[3] == ["dia_lstm-b0008-s1", "done", "20/20", "0.1000", "fd", "12.5"]
     assert rows[5][-2:] == ["why", "5"]
     assert shown[-1] == (
         "2 done, 2 running, 2 waiting, 2 preempted, 2 diverged, 2 failed of 12 cells"
@@ -274,8 +275,9 @@ def test_watch_ends_when_all_cells_have_ended(
     def sleep(seconds: float) -> None:
         sleeps.append(seconds)
         assert len(sleeps) < 3, "it goes on for ever"
+        shutil.rmtree(workdir / "cells")
         for cell in found.cells:
-            cell.folder(workdir).mkdir(parents=True, exist_ok=True)
+            cell.folder(workdir).mkdir(parents=True)
             write_cell_json(cell.folder(workdir), state, reason="")
 
     monkeypatch.setattr("uvit_dia.sweep.__main__.time.sleep", sleep)

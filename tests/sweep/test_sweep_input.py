@@ -14,11 +14,6 @@ from uvit_dia.sweep.__main__ import _parse, _read_config
 from uvit_dia.sweep.config import make_sweep
 from uvit_dia.system.errors import InputError, StorageError
 
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
-
-
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "duplicate batch size": ({"batch_sizes": (8, 16, 8)}, "batch_sizes has 8 twice"),
     "duplicate seed": ({"seeds": (0, 0)}, "seeds has 0 twice"),

@@ -23,10 +23,6 @@ from uvit_dia.report.__main__ import main as report
 from uvit_dia.report.results import read_results, results_csv
 from uvit_dia.sweep.cells import SCRIPTS
 
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
-
 
 def test_cells_are_ordinary_runs_and_the_report_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

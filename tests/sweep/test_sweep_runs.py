@@ -33,9 +33,6 @@ from uvit_dia.sweep.__main__ import _parse, _read_config
 from uvit_dia.sweep.run import CellsFailed
 from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
 
-pytestmark = pytest.mark.filterwarnings(  # ml_collections loads config files with it
-    "ignore:the load_module:DeprecationWarning"
-)
 SLOW_STEPS = {"STAND_IN_STEP_SECONDS": "0.06"}
 SLOWER_STEPS = {"STAND_IN_STEP_SECONDS": "0.3"}  # 6 s a cell: none is done before the other begins
 

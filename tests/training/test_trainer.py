@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from tests.support.runs import (
     weights,
 )
 from uvit_dia import rng
+from uvit_dia.config.schema import OptimizerConfig
 from uvit_dia.data.batches import BatchOrder
 from uvit_dia.data.sources import load_image_set
 from uvit_dia.models.build import make_model
@@ -31,8 +33,9 @@ from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.errors import EXIT_DIVERGED, DivergedError, InputError
 from uvit_dia.training.build import make_trainer
 from uvit_dia.training.log import TrainLog
-from uvit_dia.training.settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
-from uvit_dia.training.trainer import Trainer
+from uvit_dia.training.noised_batch import rows_of_rank
+from uvit_dia.training.optimizer import learning_rate_at
+from uvit_dia.training.trainer import PeriodicTask, Trainer
 
 # ---------------------------------------------------------------- a step by hand
 
@@ -147,28 +150,19 @@ def test_steps_are_those_written_by_hand(tmp_path: Path, changes: dict[str, obje
 # ---------------------------------------------------------------- learning rate
 
 
-def settings(**changes: object) -> TrainSettings:
-    values: dict[str, Any] = {
-        "seed": 0,
-        "batch_size": 8,
-        "num_steps": 100,
-        "accumulation_steps": 1,
-        "learning_rate": 0.2,
-        "lr_schedule": "constant",
-        "warmup_steps": 0,
-        "max_grad_norm": 1.0,
-        "ema": {"decay": 0.9, "halflife_images": 0, "rampup_ratio": 0.0},
-        "log_every_steps": 10,
-        "checkpoint_every_steps": 10,
-        "keep_checkpoints": 2,
-    }
-    return TrainSettings(**{**values, **changes})
+def optimizer(lr_schedule: str = "constant", warmup_steps: int = 0) -> OptimizerConfig:
+    return replace(
+        tiny_config().optimizer,
+        learning_rate=0.2,
+        lr_schedule=lr_schedule,
+        warmup_steps=warmup_steps,
+    )
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1, 10])
 def test_learning_rate_warms_up_and_stays(warmup_steps: int) -> None:
-    chosen = settings(warmup_steps=warmup_steps)
-    rates = [learning_rate_at(step, chosen) for step in range(100)]
+    chosen = optimizer(warmup_steps=warmup_steps)
+    rates = [learning_rate_at(step, chosen, 100) for step in range(100)]
     expected = [
         0.2 * (step + 1) / 10 if step < min(warmup_steps, 10) - 1 else 0.2 for step in range(100)
     ]
@@ -177,12 +171,12 @@ def test_learning_rate_warms_up_and_stays(warmup_steps: int) -> None:
 
 
 def test_cosine_falls_to_zero_at_the_end() -> None:
-    chosen = settings(lr_schedule="cosine", warmup_steps=10)
-    assert learning_rate_at(9, chosen) == pytest.approx(0.2 * math.cos(math.pi * 9 / 200) ** 2)
-    assert learning_rate_at(50, chosen) == pytest.approx(0.1)
-    assert learning_rate_at(25, chosen) == pytest.approx(0.2 * (1 + 0.5**0.5) / 2)
-    assert learning_rate_at(99, chosen) == pytest.approx(0.2 * math.sin(math.pi / 200) ** 2)
-    assert learning_rate_at(100, chosen) == pytest.approx(0, abs=1e-12)
+    chosen = optimizer("cosine", warmup_steps=10)
+    assert learning_rate_at(9, chosen, 100) == pytest.approx(0.2 * math.cos(math.pi * 9 / 200) ** 2)
+    assert learning_rate_at(50, chosen, 100) == pytest.approx(0.1)
+    assert learning_rate_at(25, chosen, 100) == pytest.approx(0.2 * (1 + 0.5**0.5) / 2)
+    assert learning_rate_at(99, chosen, 100) == pytest.approx(0.2 * math.sin(math.pi / 200) ** 2)
+    assert learning_rate_at(100, chosen, 100) == pytest.approx(0, abs=1e-12)
 
 
 # ---------------------------------------------------------------- parts of a batch
@@ -349,7 +343,9 @@ def test_log_lines_have_the_documented_keys(tmp_path: Path) -> None:
             "data_seconds",
         ]
         assert line["images"] == 8 * line["step"]
-        assert line["lr"] == learning_rate_at(line["step"] - 1, trainer.settings)
+        assert line["lr"] == learning_rate_at(
+            line["step"] - 1, trainer.config.optimizer, trainer.config.train.num_steps
+        )
         assert line["ema_decay"] == pytest.approx(0.5 ** (1 / (0.05 * line["step"])))
         ratio = line.pop("noise_scale")  # no number where noise hides the signal
         signal, noise = line["noise_scale_signal"], line["noise_scale_noise"]
@@ -651,7 +647,7 @@ def test_noise_scale_is_that_of_the_gradients_of_each_image(tmp_path: Path) -> N
             parameter.copy_(value)
     x_t, timesteps = seen[0]
     x_0 = trainer.batches.x_0(0, trainer.rows)
-    eps = rng.normal_rows(trainer.settings.seed, "eps", 0, trainer.rows, 8, tuple(x_0.shape[1:]))
+    eps = rng.normal_rows(trainer.config.seed, "eps", 0, trainer.rows, 8, tuple(x_0.shape[1:]))
     target = trainer.diffusion.target(x_0, eps, timesteps)
     squared = {}
     for size in (4, 8):

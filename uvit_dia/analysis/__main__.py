@@ -2,8 +2,8 @@
 
     python -m uvit_dia.analysis COMMAND --checkpoint RUN [--output DIR]
 
-writes RUN/analysis/COMMAND.json and its picture as COMMAND.png and COMMAND.svg. What each command measures, and what it
-cannot show, stands in docs/analyses.md.
+writes RUN/analysis/COMMAND.json and its picture as COMMAND.png and COMMAND.svg. What each command
+measures, and what it cannot show, stands in docs/analyses.md.
 """
 
 from importlib.util import find_spec

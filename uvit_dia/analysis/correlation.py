@@ -1,7 +1,8 @@
-"""How alike the attention maps of different blocks are: Pearson correlation, image by image (Fig. 2, arXiv:2210.16101).
+"""Pearson correlation of the attention maps of different blocks (Fig. 2, arXiv:2210.16101).
 
-For an image, the correlation of two blocks is that of their attention maps over the D channels. A map that is the
-same number in all channels, as that of a unit which starts as the identity and was never trained, has none.
+For an image, the correlation of two blocks is that of their attention maps over the D channels. A
+map that is the same number in all channels, as that of a unit which starts as the identity and was
+never trained, has none.
 """
 
 import numpy as np
@@ -30,9 +31,10 @@ CONSTANT = (
 )
 TITLE = "Correlation of attention maps between blocks"
 HOW_TO_READ = (
-    "Left: mean over images of the Pearson correlation of two blocks' attention maps, over the channels; 1 means that "
-    "both weigh the channels alike, 0 that they have nothing in common; grey is undefined (a map without a pattern). "
-    "Right: the same correlations before averaging, one an image and pair of blocks; the dashed line is their mean."
+    "Left: mean over images of the Pearson correlation of two blocks' attention maps, over the"
+    " channels; 1 means that both weigh the channels alike, 0 that they have nothing in common;"
+    " grey is undefined (a map without a pattern). Right: the same correlations before averaging,"
+    " one an image and pair of blocks; the dashed line is their mean."
 )
 
 
@@ -86,7 +88,10 @@ def analyse_correlation(
     return AnalysisResult(
         title=TITLE,
         how_to_read=HOW_TO_READ,
-        summary=f"correlation between blocks: {said}; {subject.num_images} images, {len(seen.blocks)} blocks",
+        summary=(
+            f"correlation between blocks: {said}; {subject.num_images} images, {len(seen.blocks)}"
+            " blocks"
+        ),
         facts=subject.facts(),
         values=values,
         figure=_draw(matrix, counts, edges, mean, seen.blocks),

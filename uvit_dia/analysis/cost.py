@@ -1,28 +1,28 @@
-"""What every attention unit costs, against `none` in the same run (Sec. VI-B1 and Table IV, arXiv:2210.16101).
+"""The cost of every attention unit against `none` (Sec. VI-B1, Table IV, arXiv:2210.16101).
 
-All variants have the run's own model shape and attention options, and weights as they are initialised: what is
-measured doesn't depend on their values. Timings are interleaved, so that a machine that slows down slows all variants
-alike: a round times each variant once, in an order that rotates, and a ratio is that to `none` of the same round.
+All variants have the run's own model shape and attention options, and weights as they are
+initialised: what is measured doesn't depend on their values. Timings are interleaved, so that a
+machine that slows down slows all variants alike: a round times each variant once, in an order that
+rotates, and a ratio is that to `none` of the same round.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from ml_collections import ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.cost_figure import HOW_TO_READ, TITLE, draw_costs
-from uvit_dia.analysis.peak_memory import peak_bytes
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import checkpoint_facts
-from uvit_dia.config.schema import UNIT_OVER_IMAGES
+from uvit_dia.config.schema import Config
+from uvit_dia.config.units import normalises_over_images
 from uvit_dia.models import UViT
 from uvit_dia.models.build import make_model
 from uvit_dia.models.units.registry import ATTENTION_NAMES
@@ -31,7 +31,8 @@ from uvit_dia.runs.trained_model import TrainedModel
 
 NUM_WARM_UPS = 2  # untimed calls before the first round
 MAX_DEFAULT_BATCH_SIZE = 64
-COUNTS = ("weights", "flops_forward", "flops_step", "peak_bytes_forward", "peak_bytes_step")
+COUNTS = ("weights", "flops_forward", "flops_step")
+PEAKS = ("peak_bytes_forward", "peak_bytes_step")  # on CUDA only, whose allocator keeps count
 TIMES = ("seconds_forward", "seconds_step")
 
 
@@ -82,7 +83,7 @@ class Variant:
 
 
 def make_variants(
-    config: ConfigDict, inputs: Inputs, device: torch.device
+    config: Config, inputs: Inputs, device: torch.device
 ) -> tuple[dict[str, Variant], dict[str, str]]:
     """Make every variant that the run's model shape and options, and the number of images, allow.
 
@@ -91,13 +92,11 @@ def make_variants(
     """
     variants, skipped = {}, {}
     for name in ATTENTION_NAMES:
-        if name == UNIT_OVER_IMAGES and len(inputs.x_t) == 1:
+        if normalises_over_images(name) and len(inputs.x_t) == 1:
             skipped[name] = f"{name} normalises over the batch: training needs at least 2 images"
             continue
-        changed = config.copy_and_resolve_references()
-        changed.model.attention = name
         try:
-            model = make_model(changed)
+            model = make_model(replace(config, model=replace(config.model, attention=name)))
         except ValueError as error:  # options or width that the unit does not fit
             skipped[name] = " ".join(str(error).split())
             continue
@@ -107,7 +106,7 @@ def make_variants(
 
 
 def count_costs(variant: Variant) -> dict[str, int]:
-    """Return what is counted rather than timed: weights, FLOPs an image, peak memory of a batch."""
+    """Count weights and FLOPs an image and, on CUDA, the peak memory of a batch."""
     batch_size = len(variant.inputs.x_t)
     device = variant.inputs.x_t.device
     flops = {}
@@ -115,13 +114,27 @@ def count_costs(variant: Variant) -> dict[str, int]:
         with FlopCounterMode(display=False) as counter:
             call()
         flops[name] = counter.get_total_flops() // batch_size
-    return {
+    counts = {
         "weights": sum(p.numel() for p in variant.model.parameters()),
         "flops_forward": flops["forward"],
         "flops_step": flops["step"],
-        "peak_bytes_forward": peak_bytes(variant.forward, device),
-        "peak_bytes_step": peak_bytes(variant.step, device),
     }
+    if device.type == "cuda":
+        counts |= {
+            "peak_bytes_forward": peak_bytes(variant.forward, device),
+            "peak_bytes_step": peak_bytes(variant.step, device),
+        }
+    return counts
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Do the work and return the most bytes that torch's CUDA allocator held for it at a time."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def time_interleaved(
@@ -176,8 +189,9 @@ def analyse_cost(
             row[key] = _spread(seconds[name])
             row[f"{key}_ratio"] = _spread(seconds[name] / seconds["none"])
     for row in rows.values():
-        for key in COUNTS:
-            row[f"{key}_ratio"] = row[key] / rows["none"][key]
+        for key in (*COUNTS, *PEAKS):
+            if key in row:
+                row[f"{key}_ratio"] = row[key] / rows["none"][key]
     return AnalysisResult(
         title=TITLE,
         how_to_read=HOW_TO_READ,
@@ -201,7 +215,7 @@ def analyse_cost(
     )
 
 
-def _make_inputs(config: ConfigDict, seed: int, batch_size: int, device: torch.device) -> Inputs:
+def _make_inputs(config: Config, seed: int, batch_size: int, device: torch.device) -> Inputs:
     rows = range(batch_size)
     place = (0, rows, batch_size)
     shape = (config.model.in_chans, config.model.img_size, config.model.img_size)

@@ -11,9 +11,10 @@ from uvit_dia.plots.style import INK, WIDTH, look, style
 
 TITLE = "What each attention unit costs, against the network without one"
 HOW_TO_READ = (
-    "Every bar is a ratio to `none`, the same network without a unit, measured in the same run: 1.1 costs a tenth more. "
-    "Times are medians over rounds in which all variants take turns, error bars their quartiles; where an error bar "
-    "reaches the dashed line, the difference is within the machine's noise. Bars start at the axis' left end, not at 0."
+    "Every dot is a ratio to `none`, the same network without a unit, measured in the same run: "
+    "1.1 costs a tenth more. Times are medians over rounds in which all variants take turns, with "
+    "their quartiles; where the quartiles reach the dashed line, the difference is within the "
+    "machine's noise."
 )
 PANELS = {
     "weights_ratio": "weights",
@@ -34,9 +35,13 @@ def draw_costs(rows: dict[str, dict[str, Any]], skipped: dict[str, str]) -> Figu
     """
     names = list(rows)
     with style():
-        figure = Figure(figsize=(WIDTH, 2.4 + 0.6 * len(names)), layout="constrained")
-        panels = figure.subplots(3, 2, sharey=True)
-        for index, (axes, (key, label)) in enumerate(zip(panels.flat, PANELS.items(), strict=True)):
+        height = 1.4 + 0.6 * len(names)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        measured = {key: label for key, label in PANELS.items() if key in rows[names[0]]}
+        panels = figure.subplots(len(measured) // 2, 2, sharey=True)
+        for index, (axes, (key, label)) in enumerate(
+            zip(panels.flat, measured.items(), strict=True)
+        ):
             _draw_panel(axes, [rows[name][key] for name in names], index // 2)
             axes.set_title(label)
         for axes in panels[:, 0]:
@@ -59,19 +64,15 @@ def _draw_panel(axes: Axes, ratios: list[Any], index: int) -> None:
             [[r["median"] - r["quartile_1"], r["quartile_3"] - r["median"]] for r in ratios]
         ).T
     drawn = look(index)
-    low = min(0.95, float((middles - (0 if errors is None else errors[0])).min()) - 0.02)
-    axes.barh(
+    axes.errorbar(
+        middles,
         range(len(middles)),
-        middles - low,
-        left=low,
-        height=0.62,
         xerr=errors,
+        fmt=drawn.marker,
+        color=drawn.colour,
         ecolor=INK,
+        elinewidth=1.0,
         capsize=2,
-        facecolor=drawn.fill,
-        edgecolor=drawn.colour,
-        hatch=drawn.hatch,
     )
     axes.axvline(1.0, color=INK, linestyle=(0, (4, 3)), linewidth=1.0)
-    axes.set_xlim(left=low)
-    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.08)

@@ -1,8 +1,9 @@
 """The gates of a run: what multiplies the channels, by block, by channel and by noise level.
 
-The gate is exact: the attention map itself with `gate_init = "paper"`, and `1 + tanh(4 (map - map_start))` with
-"identity" (`AttentionUnit.gate`). Its spread has two sources, which are told apart: channels differ on average, and
-images (with their noise levels) differ in the same channel. The second is what makes it attention rather than a scale.
+The gate is exact: the attention map itself with `gate_init = "paper"`, and `1 + tanh(4 (map -
+map_start))` with "identity" (`AttentionUnit.gate`). Its spread has two sources, which are told
+apart: channels differ on average, and images (with their noise levels) differ in the same channel.
+The second is what makes it attention rather than a scale.
 """
 
 from itertools import pairwise
@@ -32,10 +33,10 @@ from uvit_dia.runs.trained_model import TrainedModel
 NUM_LEVELS = 10  # equal parts of the training timesteps
 TITLE = "What multiplies the channels: the gates"
 HOW_TO_READ = (
-    f"1 leaves a channel as it is. Top: gates of all images and channels. {BOX_SENTENCE} Middle: mean over images, "
-    "channels sorted by their mean over the blocks; stripes are a fixed scale of channels. Bottom: mean over images and "
-    "channels by noise level, from little noise to pure noise (tenths of the training timesteps); a row of one colour "
-    "doesn't look at the noise."
+    f"1 leaves a channel as it is. Top: gates of all images and channels. {BOX_SENTENCE} Middle:"
+    " mean over images, channels sorted by their mean over the blocks; stripes are a fixed scale"
+    " of channels. Bottom: mean over images and channels by noise level, from little noise to pure"
+    " noise (tenths of the training timesteps); a row of one colour doesn't look at the noise."
 )
 
 
@@ -46,11 +47,11 @@ def gate_statistics(seen: Observations, num_train_timesteps: int) -> dict[str, o
         seen: what the units gave.
         num_train_timesteps: T.
 
-    Returns:
-        `by_block`: (n,) mean, std over all, std_between_channels (of the channels' means) and std_between_images
-        (within a channel, root mean square over the channels), whose squares add up to that of std; and quantiles.
-        `by_channel`: (n, D) mean and std over images. `by_timestep`: (n, levels) mean and std over images and
-        channels, NaN where no image has such a level.
+    Returns: `by_block`: (n,) mean, std over all, std_between_channels (of the channels' means) and
+        std_between_images (within a channel, root mean square over the channels), whose squares add
+        up to that of std; and quantiles. `by_channel`: (n, D) mean and std over images.
+        `by_timestep`: (n, levels) mean and std over images and channels, NaN where no image has
+        such a level.
     """
     gates = seen.gates.double().numpy()  # n N D
     channel_means = gates.mean(axis=1)  # n D

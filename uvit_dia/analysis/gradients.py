@@ -1,8 +1,9 @@
-"""Gradients of the training loss at each block's output, of one run or of two side by side (Fig. 13, arXiv:2210.16101).
+"""Gradients of the training loss at each block's output (Fig. 13, arXiv:2210.16101).
 
-What is differentiated is each image's own loss, by the tokens (L, D) that a block gives to what follows: the next block
-and, in the first half, the long skip. In a batch of B images training divides these gradients by B. The network is in
-evaluation mode, so nothing is dropped, and no weight is changed.
+What is differentiated is each image's own loss, by the tokens (L, D) that a block gives to what
+follows: the next block and, in the first half, the long skip. In a batch of B images training
+divides these gradients by B. The network is in evaluation mode, so nothing is dropped, and no
+weight is changed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,17 +41,15 @@ from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
 MAX_ENTRIES = 1024  # an image and block, of the quantiles; moments are over all entries
-MAX_DECADES = 5  # of the picture
-NO_MATTER = (
-    "path",
-    "on_device",
-    "random_flip",
-)  # data keys: images are compared, and not flipped here
+MAX_DECADES = 9  # of the picture
+# Keys of data that may differ: the images themselves are compared, and they are not flipped here.
+NO_MATTER = ("path", "on_device", "random_flip")
 TITLE = "Gradients of the training loss at each block's output"
 HOW_TO_READ = (
-    "Size of single entries of the gradient of an image's loss by a block's output tokens; block 0 is nearest to the "
-    f"input. {BOX_SENTENCE} The hollow mark is the root mean square. Taller is a stronger training signal there, and "
-    "a steep slope from block to block is one that vanishes or explodes on its way."
+    "Size of single entries of the gradient of an image's loss by a block's output tokens; block 0"
+    f" is nearest to the input. {BOX_SENTENCE} The hollow mark is the root mean square. Taller is a"
+    " stronger training signal there, and a steep slope from block to block is one that vanishes"
+    " or explodes on its way."
 )
 
 
@@ -135,7 +134,7 @@ def _one_order_of_sums(device: torch.device) -> Iterator[None]:
 
 
 def _moments(gradient: Tensor) -> Tensor:
-    """Return number, sum, sum of squares and sum of absolute values of the entries, (4,) float64 on the CPU."""
+    """Return count, sum, sum of squares and of absolute values of the entries, (4,) float64."""
     values = gradient.double()
     count = torch.full_like(values[0, 0], values.numel())
     return torch.stack([count, values.sum(), values.square().sum(), values.abs().sum()]).cpu()
@@ -167,7 +166,8 @@ def analyse_gradients(
         for name, one in zip(names, found, strict=True)
     ]
     said = "; ".join(
-        f"{name} {one.root_mean_square[0]:.3g} at block 0, {one.root_mean_square[-1]:.3g} at the last"
+        f"{name} {one.root_mean_square[0]:.3g} at block 0, {one.root_mean_square[-1]:.3g} at the"
+        " last"
         for name, one in zip(names, found, strict=True)
     )
     return AnalysisResult(
@@ -191,8 +191,8 @@ def _other_subject(arguments: AnalysisArguments, first: Subject) -> Subject:
         for name, value in mine.items():
             if theirs[key][name] != value:
                 raise InputError(
-                    f"--compare: {key}.{name} is {theirs[key][name]!r} there and {value!r} in --checkpoint; "
-                    "choose runs of the same data and diffusion"
+                    f"--compare: {key}.{name} is {theirs[key][name]!r} there and {value!r} in"
+                    " --checkpoint; choose runs of the same data and diffusion"
                 )
     subject = make_subject(other, arguments, first.accelerator, num_images=first.num_images)
     if subject.images.fingerprint() != first.images.fingerprint():
@@ -216,8 +216,14 @@ def _draw(found: Sequence[BlockGradients], names: Sequence[str]) -> Figure:
             places = np.arange(len(one.mean)) + width * (index - (len(found) - 1) / 2)
             boxes = one.absolute_quantiles
             draw_boxes(axes, boxes.tolist(), places.tolist(), width=0.82 * width, index=index)
-            mark = {"markeredgecolor": drawn.colour, "markerfacecolor": PAPER}
-            axes.plot(places, one.root_mean_square, drawn.marker, markersize=5, **mark)  # type: ignore[arg-type]
+            axes.plot(
+                places,
+                one.root_mean_square,
+                drawn.marker,
+                markersize=5,
+                markeredgecolor=drawn.colour,
+                markerfacecolor=PAPER,
+            )
             fill = {"facecolor": drawn.fill, "edgecolor": drawn.colour, "hatch": drawn.hatch}
             handles.append(Patch(label=name, **fill))  # type: ignore[arg-type]
         _log_axis(axes, np.concatenate([one.absolute_quantiles.ravel() for one in found]))
@@ -231,7 +237,7 @@ def _draw(found: Sequence[BlockGradients], names: Sequence[str]) -> Figure:
 
 
 def _log_axis(axes: Axes, values: np.ndarray) -> None:
-    """Make the vertical axis logarithmic, over `MAX_DECADES` at most; what is 0 runs off its lower end."""
+    """Make the vertical axis logarithmic, over `MAX_DECADES` at most; 0 lies below it."""
     above = values[values > 0]
     if not above.size:
         return

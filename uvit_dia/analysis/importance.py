@@ -1,14 +1,17 @@
-"""Which earlier attention maps a block's map depends on: random-forest importance (Fig. 11, arXiv:2210.16101).
+"""Random-forest importance of earlier attention maps for later ones (Fig. 11, arXiv:2210.16101).
 
-For each block t after the first that carries the unit, a random forest predicts h_t from h_1 .. h_{t-1}:
+For each block t after the first that carries the unit, a random forest predicts h_t from h_1 ..
+h_{t-1}:
 
-- samples: (image, channel) pairs, at most `MAX_SAMPLES`, the same for all t, drawn without repeats by the seed;
+- samples: (image, channel) pairs, at most `MAX_SAMPLES`, the same for all t, drawn without repeats
+  by the seed;
 - features: one a preceding block s, the number h_s of that image and channel;
 - target: the number h_t of that image and channel.
 
-The importance of block s is scikit-learn's `feature_importances_`, the mean decrease in impurity ("Gini importance"; of a
-regression the impurity is the variance). A row sums to 1. R² on the samples that a tree was not grown from says how far the
-forest predicts at all: where it is near 0, the importances mean nothing.
+The importance of block s is scikit-learn's `feature_importances_`, the mean decrease in impurity
+("Gini importance"; of a regression the impurity is the variance). A row sums to 1. R² on the
+samples that a tree was not grown from says how far the forest predicts at all: where it is near 0,
+the importances mean nothing.
 """
 
 import numpy as np
@@ -32,9 +35,10 @@ MIN_SAMPLES_LEAF = 5
 CONSTANT = 1e-6  # a target with less spread than this is rounding, not a pattern
 TITLE = "Which earlier blocks an attention map depends on"
 HOW_TO_READ = (
-    "Left: one row a block t; the numbers of a row say how much a random forest draws on each earlier block's map to "
-    "predict that of t, and sum to 1. A row filled to the left draws on many earlier blocks, one filled at its right "
-    "end on the last one only; grey is not earlier. Right: how well the forest predicts (R², 1 is perfect); rows near 0 mean nothing."
+    "Left: one row a block t; the numbers of a row say how much a random forest draws on each"
+    " earlier block's map to predict that of t, and sum to 1. A row filled to the left draws on"
+    " many earlier blocks, one filled at its right end on the last one only; grey is not earlier."
+    " Right: how well the forest predicts (R², 1 is perfect); rows near 0 mean nothing."
 )
 
 
@@ -45,9 +49,8 @@ def map_importances(maps: Tensor, *, seed: int) -> tuple[np.ndarray, np.ndarray]
         maps: (n, N, D) attention maps of n blocks and N images.
         seed: of the samples and the forests.
 
-    Returns:
-        (n - 1, n - 1) importances, row t - 1 that of the features of block t, NaN where there is none; and (n - 1,) R².
-        A target that is constant gives NaN only.
+    Returns: (n - 1, n - 1) importances, row t - 1 that of the features of block t, NaN where there
+        is none; and (n - 1,) R². A target that is constant gives NaN only.
     """
     from sklearn.ensemble import RandomForestRegressor
 

@@ -1,7 +1,7 @@
-"""Watch and replace what attention units do, through forward hooks: the model itself knows nothing of it.
+"""Watch and replace what attention units do, through forward hooks.
 
-Every unit is called as `unit(y, state, block_index)`, whether it is shared or not, recurrent or not, so one hook on
-each distinct unit sees every block.
+Every unit is called as `unit(y, state, block_index)`, whether it is shared or not, recurrent or
+not, so one hook on each distinct unit sees every block.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,12 +24,11 @@ Watcher = Callable[[nn.Module, Tensor, int, Output], Output | None]
 class Observations:
     """What the units gave for each image; n blocks carry the unit.
 
-    Attributes:
-        blocks: their places in the order of the data, ascending.
-        maps: (n, N, D) float32 on the CPU, attention maps.
-        gates: (n, N, D) float32 on the CPU, what multiplied the channels: the unit's `gate` of its map. Of a unit
-            whose map differs from token to token it is that of the tokens' mean, and a spatial part is left out.
-        timesteps: (N,) int64, noise level of each image.
+    Attributes: blocks: their places in the order of the data, ascending. maps: (n, N, D) float32 on
+        the CPU, attention maps. gates: (n, N, D) float32 on the CPU, what multiplied the channels:
+        the unit's `gate` of its map. Of a unit whose map differs from token to token it is that of
+        the tokens' mean, and a spatial part is left out. timesteps: (N,) int64, noise level of each
+        image.
     """
 
     blocks: tuple[int, ...]
@@ -46,7 +45,7 @@ def distinct_units(model: UViT) -> list[Any]:
 
 @contextmanager
 def watched(model: UViT, watcher: Watcher) -> Iterator[None]:
-    """Call a function after every call of a unit; what it returns, unless None, takes the place of the output.
+    """Call a function after every call of a unit; its result, unless None, replaces the output.
 
     Args:
         model: the network.
@@ -74,14 +73,14 @@ def _hooked(model: UViT, hook: Callable[..., Output | None]) -> Iterator[None]:
 def replaced_gates(model: UViT, gates: Mapping[int, Tensor | None]) -> Iterator[None]:
     """Put constants in the place of the gates of some blocks.
 
-    The unit still reads the block's tokens and hands its state on, so a recurrent unit's later blocks see the same
-    kind of past; only its action on these blocks' tokens is taken out, all of it: also what differs from token to
+    The unit still reads the block's tokens and hands its state on, so a recurrent unit's later
+        blocks see the same
+    kind of past; only its action on these blocks' tokens is taken out, all of it: also what differs
+        from token to
     token in the units where something does.
 
-    Args:
-        model: the network.
-        gates: block index -> (D,) or (L, D) numbers that multiply the channels, or None for 1, that is, no
-            multiplication.
+    Args: model: the network. gates: block index -> (D,) or (L, D) numbers that multiply the
+        channels, or None for 1, that is, no multiplication.
     """
 
     def replace(unit: nn.Module, y: Tensor, block_index: int, output: Output) -> Output | None:
@@ -105,13 +104,8 @@ def observe(subject: Subject) -> Observations:
         maps[block_index].append(output[1].float().cpu())
         gates[block_index].append(unit.gate(output[1]).float().cpu())
 
-    with (
-        watched(model, keep),
-        tqdm(total=subject.num_images, unit="image", desc="attention maps") as bar,
-    ):
-        for batch in subject.batches():
-            model(batch.x_t, batch.timesteps)
-            bar.update(len(batch))
+    with watched(model, keep):
+        _run_images(subject, "attention maps")
     return Observations(
         blocks=tuple(model.attention_blocks),
         maps=torch.stack([torch.cat(parts) for parts in maps.values()]),
@@ -124,8 +118,8 @@ def observe(subject: Subject) -> Observations:
 def mean_gates(subject: Subject) -> dict[int, Tensor]:
     """Average over the images all that multiplies the tokens.
 
-    Returns:
-        Block index -> (1, D) or, of a unit whose gate differs from token to token, (L, D); float32 on the CPU.
+    Returns: Block index -> (1, D) or, of a unit whose gate differs from token to token, (L, D);
+        float32 on the CPU.
     """
     model = subject.trained.model
     sums: dict[int, Tensor] = {}
@@ -136,19 +130,22 @@ def mean_gates(subject: Subject) -> dict[int, Tensor]:
         block_index = inputs[2]
         sums[block_index] = total + sums[block_index] if block_index in sums else total
 
-    with (
-        _hooked(model, add),
-        tqdm(total=subject.num_images, unit="image", desc="mean gates") as bar,
-    ):
-        for batch in subject.batches():
-            model(batch.x_t, batch.timesteps)
-            bar.update(len(batch))
+    with _hooked(model, add):
+        _run_images(subject, "mean gates")
     return {block: (sums[block] / subject.num_images).float() for block in model.attention_blocks}
+
+
+def _run_images(subject: Subject, label: str) -> None:
+    """Run the subject's images through its network, with a progress bar."""
+    with tqdm(total=subject.num_images, unit="image", desc=label) as bar:
+        for batch in subject.batches():
+            subject.trained.model(batch.x_t, batch.timesteps)
+            bar.update(len(batch))
 
 
 @contextmanager
 def recorded_outputs(model: UViT) -> Iterator[list[Tensor]]:
-    """Collect the tokens that each block gives, (B, L, D), in the order of the blocks; the graph goes through them."""
+    """Collect each block's output tokens, (B, L, D), in the order of the blocks, with graph."""
     outputs: list[Tensor] = []
     blocks: Any = [*model.in_blocks, model.mid_block, *model.out_blocks]
     with ExitStack() as stack:

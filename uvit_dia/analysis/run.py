@@ -15,6 +15,7 @@ from uvit_dia.analysis.gradients import analyse_gradients
 from uvit_dia.analysis.importance import analyse_importance
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.sensitivity import analyse_sensitivity
+from uvit_dia.plots.parts import name_subject
 from uvit_dia.plots.style import png_bytes, svg_bytes
 from uvit_dia.runs.folder import versions
 from uvit_dia.runs.trained_model import TrainedModel
@@ -61,11 +62,20 @@ def run_analysis(arguments: AnalysisArguments) -> str:
         "versions": {**versions(), **{name: metadata.version(name) for name in OTHER_PACKAGES}},
     }
     _make_folder(folder)
+    name_subject(result.figure, _subject(arguments, trained))
     for suffix, content in (("png", png_bytes), ("svg", svg_bytes)):
         write_atomically(folder / f"{arguments.command}.{suffix}", content(result.figure))
     path = folder / f"{arguments.command}.json"
     write_json(path, plain(record))
     return f"{path}: {result.summary}"
+
+
+def _subject(arguments: AnalysisArguments, trained: TrainedModel) -> str:
+    """Say what was looked at: run, step, weights and unit."""
+    attention = trained.config.model.attention
+    unit = "no unit" if attention == "none" else f"unit {attention}"
+    run = Path(trained.run or arguments.checkpoint).name
+    return f"{run}, step {trained.step}, {trained.weights} weights, {unit}."
 
 
 def _output_folder(arguments: AnalysisArguments, trained: TrainedModel) -> Path:
@@ -92,7 +102,7 @@ def _make_folder(path: Path) -> None:
 
 
 def plain(value: object) -> object:
-    """Turn results into JSON's types: arrays into lists, numbers cut to `DIGITS`, what is not finite into None."""
+    """Turn results into JSON's types: arrays to lists, numbers of `DIGITS` digits, NaN to None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

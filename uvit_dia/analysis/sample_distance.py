@@ -1,4 +1,4 @@
-"""The Frechet distance of a model's samples, measured as `eval_fid.py` measures it, for a model that is changed."""
+"""The Frechet distance of the samples of a changed model, measured as `eval_fid.py` does."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from uvit_dia.evaluation.extractors import Extractor, find_extractor
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.run import warn
 from uvit_dia.sampling.sampler import make_sampler
-from uvit_dia.sampling.schedulers import sampler_settings
+from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 
 
 class SampleDistance:
@@ -69,8 +69,8 @@ class SampleDistance:
         self._last: dict[str, object] = {}
         if not self.is_comparable:
             warn(
-                f"{num_images} images are fewer than the {self.num_features} features of {source.label}; "
-                "compare these distances with each other only"
+                f"{num_images} images are fewer than the {self.num_features} features of"
+                f" {source.label}; compare these distances with each other only"
             )
 
     @property
@@ -108,7 +108,7 @@ class SampleDistance:
         return value
 
     def facts(self) -> dict[str, object]:
-        """Return what the distances depend on, under the names that `eval_fid.py` gives; call it after `measure`."""
+        """Return what the last distance depends on, under the names that `eval_fid.py` gives."""
         source = self._extractor.source
         floor = ("floor", "floor_num_images", "floor_split", "nfe")
         return {
@@ -118,6 +118,6 @@ class SampleDistance:
             "reference": self._reference.name,
             "reference_sha256": self._reference.fingerprint,
             "reference_num_images": len(self._reference),
-            **self.settings.as_dict(),
+            **sampler_facts(self.settings),
             **{name: self._last[name] for name in floor},
         }

@@ -1,12 +1,13 @@
-"""What a trained model loses when the unit is taken out of one block, or of a third of the network (after Table XV).
+"""What a trained model loses without the unit in a block, or a third (after Table XV).
 
-Two ways, both without any retraining, so that the rest of the network stays fitted to the unit that it was trained with;
-as we read Table XV of arXiv:2210.16101 its networks were trained without the unit in a stage, so numbers are not comparable:
+Two ways, both without any retraining, so that the rest of the network stays fitted to the unit that
+it was trained with; as we read Table XV of arXiv:2210.16101 its networks were trained without the
+unit in a stage, so numbers are not comparable:
 
 - "one": the gate is replaced by 1, which takes away attention and scale;
-- "mean": the gate is replaced by its mean over images and noise levels, channel by channel (and token by token in the
-  units whose gate differs from token to token), which keeps the scale and takes away only what the unit makes of the
-  image and its noise: attention proper.
+- "mean": the gate is replaced by its mean over images and noise levels, channel by channel (and
+  token by token in the units whose gate differs from token to token), which keeps the scale and
+  takes away only what the unit makes of the image and its noise: attention proper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,17 +48,18 @@ class Removal:
 
 
 def removals(attention_blocks: list[int], num_blocks: int) -> list[Removal]:
-    """Return one removal a block that carries the unit, then the thirds of the network that hold several of them.
+    """Return one removal a block that carries the unit, then one a third of the network.
 
-    Thirds are those of all blocks in the order of the data; where they are not equal, the first ones are larger.
+    Thirds are those of all blocks in the order of the data; where they are not equal, the first
+    ones are larger. Where each third has one such block at most, they would only repeat the blocks.
     """
     single = [Removal(f"block {block}", (block,)) for block in attention_blocks]
     thirds = []
     for name, part in zip(THIRDS, np.array_split(np.arange(num_blocks), 3), strict=True):
         blocks = tuple(block for block in part.tolist() if block in attention_blocks)
-        if len(blocks) > 1:
+        if blocks:
             thirds.append(Removal(name, blocks))
-    return single + thirds
+    return single + (thirds if any(len(third.blocks) > 1 for third in thirds) else [])
 
 
 @torch.no_grad()
@@ -114,8 +116,9 @@ def _measure_all(
     cases: Sequence[Removal],
     means: Mapping[int, Tensor],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure the unchanged model, also under further sampling seeds, and each removal in both ways."""
-    rows = []
+    """Measure the unchanged model, under three sampling seeds, and each removal in both ways."""
+    rows: list[dict[str, Any]] = []
+    measured: dict[tuple[tuple[int, ...], str], dict[str, float]] = {}  # a third may be one block
     with tqdm(total=1 + EXTRA_SEEDS + 2 * len(cases), unit="model", desc="sensitivity") as bar:
         base_losses = image_losses(subject)
         distances = []
@@ -124,11 +127,13 @@ def _measure_all(
             bar.update()
         for case in cases:
             for way in WAYS:
-                gates = {
-                    block: means[block].to(subject.device) if way == "mean" else None
-                    for block in case.blocks
-                }
-                found = _measure(subject, distance, gates, base_losses)
+                if (case.blocks, way) not in measured:
+                    gates = {
+                        block: means[block].to(subject.device) if way == "mean" else None
+                        for block in case.blocks
+                    }
+                    measured[case.blocks, way] = _measure(subject, distance, gates, base_losses)
+                found = measured[case.blocks, way]
                 change = found["distance"] - distances[0]
                 place = {"name": case.name, "blocks": list(case.blocks), "way": way}
                 rows.append({**place, **found, "distance_change": change})
@@ -147,7 +152,7 @@ def _measure(
     gates: Mapping[int, Tensor | None],
     base_losses: np.ndarray,
 ) -> dict[str, float]:
-    """Measure the model with some gates replaced; the loss changes image by image, hence with a standard error."""
+    """Measure the model with some gates replaced; the standard error is over images."""
     with replaced_gates(subject.trained.model, gates):
         losses = image_losses(subject)
         value = distance.measure(subject.seed)

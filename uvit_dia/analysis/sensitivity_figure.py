@@ -13,10 +13,12 @@ from uvit_dia.plots.style import INK, WIDTH, look, style
 
 TITLE = "What is lost where the unit is taken out of a trained model"
 HOW_TO_READ = (
-    "Nothing is retrained. Left: {metric} of samples; right: training loss on the same noised images, with one standard "
-    "error of its change; lower is better in both. The dashed line is the unchanged model; the band left spans its {metric} "
-    "under three sampling seeds: trust no change that is smaller than the band is wide. A gate of 1 takes away attention and "
-    "scale; the mean gate keeps the scale, so the second bar shows what attention to image and noise alone is worth."
+    "Nothing is retrained. Left: {metric} of samples; right: training loss on the same noised"
+    " images, with one standard error of its change; lower is better in both. The dashed line is"
+    " the unchanged model; the band left spans its {metric} under three sampling seeds: trust no"
+    " change that is smaller than the band is wide. A gate of 1 takes away attention and scale; the"
+    " mean gate keeps the scale, so the second bar shows what attention to image and noise alone is"
+    " worth."
 )
 WAY_LABELS = {"one": "gate 1", "mean": "gate at its mean"}
 BAR = 0.38  # height of a bar; two of them share a row

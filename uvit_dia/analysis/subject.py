@@ -15,7 +15,6 @@ from uvit_dia.diffusion import Diffusion
 from uvit_dia.rng import normal_rows, permutation
 from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.sampling.run import warn
-from uvit_dia.sampling.schedulers import make_schedule
 from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
@@ -53,7 +52,7 @@ class Subject:
         return self.accelerator.device
 
     def batches(self) -> Iterator[NoisedBatch]:
-        """Yield the images, unflipped and noised; image i is the same for every batch size and kind of device."""
+        """Yield the images, unflipped and noised; image i is the same for every batch size."""
         chosen = permutation(self.seed, "analysis images", 0, len(self.images))[: self.num_images]
         for start in range(0, self.num_images, self.batch_size):
             rows = range(start, min(start + self.batch_size, self.num_images))
@@ -135,8 +134,10 @@ def make_subject(
 ) -> Subject:
     """Choose the images of an analysis, and the noise level of each.
 
-    Noise levels are spread evenly over the T training timesteps, one an image: image i of N has timestep
-    `floor((i + 1/2) T / N)`. Since the images are drawn in random order, that is the training loss's uniform draw with
+    Noise levels are spread evenly over the T training timesteps, one an image: image i of N has
+        timestep
+    `floor((i + 1/2) T / N)`. Since the images are drawn in random order, that is the training
+        loss's uniform draw with
     less scatter. Levels that the user names are dealt out in turn.
 
     Args:
@@ -167,12 +168,7 @@ def make_subject(
     return Subject(
         trained=trained,
         images=images,
-        diffusion=Diffusion(
-            make_schedule(config),
-            loss_weighting=config.diffusion.loss_weighting,
-            min_snr_gamma=config.diffusion.min_snr_gamma,
-            device=accelerator.device,
-        ),
+        diffusion=Diffusion(config.diffusion, accelerator.device),
         accelerator=accelerator,
         seed=arguments.seed,
         num_images=count,
@@ -192,10 +188,11 @@ def require_unit(trained: TrainedModel, command: str, num_blocks: int = 1) -> No
     found = len(trained.model.attention_blocks)
     if found == 0:
         raise InputError(
-            f"--checkpoint: this run has no attention unit (model.attention = 'none'); {command} needs a run with one"
+            f"--checkpoint: this run has no attention unit (model.attention = 'none'); {command}"
+            " needs a run with one"
         )
     if found < num_blocks:
         raise InputError(
-            f"--checkpoint: only {found} block of this run carries the unit (model.attention_options.blocks); "
-            f"{command} needs a run with {num_blocks} or more"
+            f"--checkpoint: only {found} block of this run carries the unit"
+            f" (model.attention_options.blocks); {command} needs a run with {num_blocks} or more"
         )

@@ -1,41 +1,63 @@
-"""What a config may hold, and how it is read from Python files, command lines and JSON.
+"""From the values of a config, whatever their source, to a checked `Config`.
 
-This module needs neither torch nor diffusers, so that a mistake in a config is reported in a fraction of a second.
-A config is complete: every key below must be there, and no other.
+The rule of a key (`schema.py`) checks its value; the functions here check which values fit each
+other. Neither torch nor diffusers is imported, so that a mistake is reported at once.
 """
 
 import math
+from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
+from uvit_dia.config.fields import check_tree, make_group, schema_of
+from uvit_dia.config.rules import parse_blocks
 from uvit_dia.config.schema import (
-    OTHER_UNITS,
-    RECURRENT_UNITS,
-    SCHEMA,
-    UNIT_OVER_IMAGES,
-    UNITS_WITH_REDUCTION,
-    parse_blocks,
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    EMAConfig,
+    ModelConfig,
+    TrainConfig,
 )
-from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.config.units import (
+    DEFAULT_OPTIONS,
+    facts_of,
+    moves_averages,
+    normalises_over_images,
+    set_without_effect,
+    units_with,
+)
+from uvit_dia.system.errors import InputError
 
 LOG_SMALLEST_FLOAT32 = math.log(2.0**-126)  # of the numbers with all their digits
 
 
-def check_config(config: ConfigDict, origin: str = "config") -> None:
-    """Check that a config has every key, no other, and only allowed values that fit each other.
+def make_config(tree: Mapping, origin: str = "config") -> Config:
+    """Check the values of a config and build it: from a file, JSON or flags alike.
 
     Args:
-        config: the config.
-        origin: what messages call it, such as a file name.
+        tree: the values as nested dictionaries: every key, and no other.
+        origin: what messages call the config, such as a file name.
 
     Raises:
         InputError: naming the first wrong key, what was found and what is allowed.
     """
-    _check_tree(config.to_dict(), SCHEMA, origin, "")
-    model, train, ema = config.model, config.train, config.ema
+    check_tree(tree, schema_of(Config), origin)
+    config = make_group(Config, tree)
+    _check_shape(config.model)
+    _check_attention(config.model)
+    _check_schedule(config.diffusion)
+    _check_step(config.model, config.train)
+    check_images_at_a_time(config, num_processes=1)
+    _check_average(config.ema)
+    _check_data(config.data)
+    return config
+
+
+def _check_shape(model: ModelConfig) -> None:
+    """Check that the sizes of the network divide each other as they must."""
     if model.img_size % model.patch_size:
         raise InputError(
-            f"model.img_size = {model.img_size} is not a multiple of model.patch_size = {model.patch_size}"
+            f"model.img_size = {model.img_size} is not a multiple of "
+            f"model.patch_size = {model.patch_size}"
         )
     if model.depth % 2:
         raise InputError(
@@ -43,47 +65,122 @@ def check_config(config: ConfigDict, origin: str = "config") -> None:
         )
     if model.embed_dim % model.num_heads:
         raise InputError(
-            f"model.embed_dim = {model.embed_dim} is not a multiple of model.num_heads = {model.num_heads}"
+            f"model.embed_dim = {model.embed_dim} is not a multiple of "
+            f"model.num_heads = {model.num_heads}"
         )
     if model.embed_dim * model.mlp_ratio < 1:
         raise InputError(
-            f"model.mlp_ratio = {model.mlp_ratio} leaves no hidden unit to an MLP; with model.embed_dim = "
-            f"{model.embed_dim} allowed is 1/{model.embed_dim} or more"
-        )
-    _check_attention(model)
-    if model.attention == UNIT_OVER_IMAGES and train.gradient_checkpointing:
-        raise InputError(
-            "train.gradient_checkpointing = True: not with model.attention = 'srm', whose running averages the "
-            "recomputation would move once more; allowed is False"
+            f"model.mlp_ratio = {model.mlp_ratio} leaves no hidden unit to an MLP; with "
+            f"model.embed_dim = {model.embed_dim} allowed is 1/{model.embed_dim} or more"
         )
     if model.num_classes > 0:
         raise InputError(
-            f"model.num_classes = {model.num_classes}: the trainer is unconditional so far; allowed is -1"
+            f"model.num_classes = {model.num_classes}: the trainer is unconditional so far; "
+            "allowed is -1"
         )
-    if config.diffusion.beta_start > config.diffusion.beta_end:
+
+
+def _check_attention(model: ModelConfig) -> None:
+    """Check that the attention unit's options fit the unit and the network's width."""
+    name, options = model.attention, model.attention_options
+    facts = facts_of(name)
+    if facts is not None:
+        for divisor in ("reduction", "groups"):
+            value = getattr(options, divisor)
+            if divisor in facts.options and value and model.embed_dim % value:
+                raise InputError(
+                    f"model.attention_options.{divisor} = {value} does not divide "
+                    f"model.embed_dim = {model.embed_dim}"
+                )
+        if not facts.is_recurrent and (options.activation, options.num_cells) != ("default", 1):
+            raise InputError(
+                "model.attention_options.activation and num_cells belong to "
+                f"{', '.join(units_with('num_cells'))}; for {name!r} allowed are 'default' and 1"
+            )
+        idle = set_without_effect(name, options.to_dict(with_absent=True))
+        if idle is not None:
+            raise InputError(
+                f"model.attention_options.{idle} belongs to {', '.join(units_with(idle))}; for "
+                f"{name!r} allowed is {DEFAULT_OPTIONS[idle]!r}"
+            )
+    if options.gate_init == "identity" and options.activation == "relu":
         raise InputError(
-            f"diffusion.beta_start = {config.diffusion.beta_start} is above beta_end = {config.diffusion.beta_end}"
+            "model.attention_options.gate_init = 'identity' needs activation sigmoid or tanh"
         )
-    _check_schedule(config.diffusion)
+    _check_gate(model)
+    blocks = parse_blocks(options.blocks)
+    if blocks != "all" and max(blocks) > model.depth:
+        raise InputError(
+            f"model.attention_options.blocks names block {max(blocks)}; "
+            f"depth = {model.depth} has blocks 0 to {model.depth}"
+        )
+
+
+def _check_gate(model: ModelConfig) -> None:
+    """Check that there is a gate of this form and start, and that it can leave its start."""
+    name, options = model.attention, model.attention_options
+    form, facts = options.gate_form, facts_of(name)
+    if form != "h" and options.gate_init != "paper":
+        raise InputError(
+            f"model.attention_options.gate_form = {form!r} goes with gate_init = 'paper' alone, "
+            f"not {options.gate_init!r}"
+        )
+    if facts is None:
+        return
+    activation = facts.activation if options.activation == "default" else options.activation
+    starts_at_0 = activation in ("tanh", "relu")
+    if starts_at_0 and (options.gate_init == "rescaled" or form == "mean_one"):
+        raise InputError(
+            "model.attention_options: a gate that is rescaled or mean_one divides by the attention "
+            f"map, which {name!r} starts at 0 here; activation = 'sigmoid' does not"
+        )
+    is_normalised = options.normalisation != "default"  # by scales that start at 0
+    if form == "residual" and (facts.starts_constant or is_normalised):
+        raise InputError(
+            f"model.attention_options.gate_form = 'residual': {name!r} starts with a constant "
+            "attention map here, and would stay at it"
+        )
+
+
+def _check_schedule(diffusion: DiffusionConfig) -> None:
+    """Check that some signal is left at the last timestep: samplers divide by it."""
+    if diffusion.beta_start > diffusion.beta_end:
+        raise InputError(
+            f"diffusion.beta_start = {diffusion.beta_start} is above "
+            f"beta_end = {diffusion.beta_end}"
+        )
+    name, steps = diffusion.beta_schedule, diffusion.num_train_timesteps
+    if name == "squaredcos_cap_v2":
+        return  # its betas end at 0.999: a thousandth of the signal is left by the last step
+    power = 2 if name == "scaled_linear" else 1
+    first, last = diffusion.beta_start ** (1 / power), diffusion.beta_end ** (1 / power)
+    left = 0.0  # log alphas_cumprod = sum of log(1 - beta)
+    for step in range(steps):
+        left += math.log1p(-((first + (last - first) * step / (steps - 1)) ** power))
+        if left < LOG_SMALLEST_FLOAT32:
+            raise InputError(
+                f"diffusion.beta_end = {diffusion.beta_end} over diffusion.num_train_timesteps = "
+                f"{steps}, {name}: alphas_cumprod is lost to float32 from step {step} on; "
+                "lower one of them"
+            )
+
+
+def _check_step(model: ModelConfig, train: TrainConfig) -> None:
+    """Check that a batch can be split, and that activations may be computed twice."""
+    moves = moves_averages(model.attention, model.attention_options.normalisation)
+    if train.gradient_checkpointing and moves:
+        raise InputError(
+            f"train.gradient_checkpointing = True: not with model.attention = {model.attention!r}, "
+            "whose running averages the recomputation would move once more; allowed is False"
+        )
     if train.batch_size % train.accumulation_steps:
         raise InputError(
-            f"train.batch_size = {train.batch_size} is not divisible by train.accumulation_steps = {train.accumulation_steps}"
+            f"train.batch_size = {train.batch_size} is not divisible by "
+            f"train.accumulation_steps = {train.accumulation_steps}"
         )
-    check_images_at_a_time(config, num_processes=1)
-    if (ema.decay > 0) == (ema.halflife_images > 0):
-        raise InputError(
-            f"exactly one of ema.decay = {ema.decay} and ema.halflife_images = {ema.halflife_images} must be above 0"
-        )
-    if config.data.name in ("parquet", "folder") and not config.data.path:
-        raise InputError(f"data.path is empty; data.name = {config.data.name!r} needs a path")
 
 
-def extractor_label(name: str) -> str:
-    """Return what results call an extractor: a program goes by "pt2", its hash says which; its path is nobody's business."""
-    return "pt2" if name.startswith("pt2:") else name
-
-
-def check_images_at_a_time(config: ConfigDict, num_processes: int) -> None:
+def check_images_at_a_time(config: Config, num_processes: int) -> None:
     """Check that a unit which normalises over images gets several at a time.
 
     Args:
@@ -94,80 +191,31 @@ def check_images_at_a_time(config: ConfigDict, num_processes: int) -> None:
         InputError: if it gets only one.
     """
     train, attention = config.train, config.model.attention
-    if (
-        attention == UNIT_OVER_IMAGES
-        and train.batch_size == num_processes * train.accumulation_steps
-    ):
+    images_at_a_time = train.batch_size // (num_processes * train.accumulation_steps)
+    if normalises_over_images(attention) and images_at_a_time == 1:
         raise InputError(
-            f"train.batch_size = {train.batch_size} is 1 image for each of {num_processes} processes x "
-            f"train.accumulation_steps = {train.accumulation_steps}; model.attention = {attention!r} normalises over "
-            "images and needs 2 or more"
+            f"train.batch_size = {train.batch_size} is 1 image for each of {num_processes} "
+            f"processes x train.accumulation_steps = {train.accumulation_steps}; "
+            f"model.attention = {attention!r} normalises over images and needs 2 or more"
         )
 
 
-def _check_schedule(diffusion: ConfigDict) -> None:
-    """Check that some signal is left at the last timestep: samplers divide by it."""
-    name, steps = diffusion.beta_schedule, diffusion.num_train_timesteps
-    if name == "squaredcos_cap_v2":
-        return  # whose last step leaves a thousandth of what was there
-    power = 2 if name == "scaled_linear" else 1
-    first, last = diffusion.beta_start ** (1 / power), diffusion.beta_end ** (1 / power)
-    left = 0.0  # the logarithm of alphas_cumprod
-    for step in range(steps):
-        left += math.log1p(-((first + (last - first) * step / (steps - 1)) ** power))
-        if left < LOG_SMALLEST_FLOAT32:
-            raise InputError(
-                f"diffusion.beta_end = {diffusion.beta_end} over diffusion.num_train_timesteps = {steps}, {name}: "
-                f"alphas_cumprod is lost to float32 from step {step} on; lower one of them"
-            )
-
-
-def _check_attention(model: ConfigDict) -> None:
-    """Check that the attention unit's options fit the unit and the network's width."""
-    name, options = model.attention, model.attention_options
-    if name in UNITS_WITH_REDUCTION and model.embed_dim % options.reduction:
+def _check_average(ema: EMAConfig) -> None:
+    if (ema.decay > 0) == (ema.halflife_images > 0):
         raise InputError(
-            f"model.attention_options.reduction = {options.reduction} does not divide model.embed_dim = {model.embed_dim}"
-        )
-    if name == "sge" and model.embed_dim % options.groups:
-        raise InputError(
-            f"model.attention_options.groups = {options.groups} does not divide model.embed_dim = {model.embed_dim}"
-        )
-    if name in OTHER_UNITS and (options.activation, options.num_cells) != ("default", 1):
-        raise InputError(
-            f"model.attention_options.activation and num_cells belong to {', '.join(RECURRENT_UNITS)}; for {name!r} "
-            "allowed are 'default' and 1"
-        )
-    if options.gate_init == "identity" and options.activation == "relu":
-        raise InputError(
-            "model.attention_options.gate_init = 'identity' needs activation sigmoid or tanh"
-        )
-    blocks = parse_blocks(options.blocks)
-    if blocks != "all" and max(blocks) > model.depth:
-        raise InputError(
-            f"model.attention_options.blocks names block {max(blocks)}; depth = {model.depth} has blocks 0 to {model.depth}"
+            f"exactly one of ema.decay = {ema.decay} and "
+            f"ema.halflife_images = {ema.halflife_images} must be above 0"
         )
 
 
-def _check_tree(tree: dict, schema: dict, origin: str, prefix: str) -> None:
-    for key in tree:
-        if key not in schema:
-            text = str(key)
-            shown = text if len(text) <= 60 else text[:57] + "..."
-            raise InputError(f"{origin}: unknown key {prefix}{shown}{nearest(shown, schema)}")
-    for key, rule in schema.items():
-        name = prefix + key
-        if key not in tree:
-            raise InputError(f"{origin}: key {name} is missing")
-        value = tree[key]
-        if isinstance(rule, dict):
-            if not isinstance(value, dict):
-                raise InputError(f"{origin}: {name} must be a group of keys, got {_show(value)}")
-            _check_tree(value, rule, origin, name + ".")
-        elif (allowed := rule(value)) is not None:
-            raise InputError(f"{origin}: {name} = {_show(value)}; allowed is {allowed}")
+def _check_data(data: DataConfig) -> None:
+    if data.name in ("parquet", "folder") and not data.path:
+        raise InputError(f"data.path is empty; data.name = {data.name!r} needs a path")
 
 
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def extractor_label(name: str) -> str:
+    """Return what results call an extractor: "pt2" for a program, which its hash tells from others.
+
+    The program's path stays out of results, since they are shown to others.
+    """
+    return "pt2" if name.startswith("pt2:") else name

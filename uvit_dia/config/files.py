@@ -1,18 +1,25 @@
-"""How a config is read from JSON, compared and hashed."""
+"""How a config is read from a Python file and from JSON, written, compared and hashed."""
 
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from uvit_dia.config.checks import check_config
+from uvit_dia.config.checks import make_config
+from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 
 MAX_CONFIG_BYTES = 2**20
 
 
-# What may change when a run is resumed: how long it goes on, how often it reports, and where things lie.
+# What may change when a run is resumed: its length, how often it reports, and where things lie.
 RESUMABLE_CHANGES = (
     "train.num_steps",
     "train.log_every_steps",
@@ -28,29 +35,71 @@ RESUMABLE_CHANGES = (
 )
 
 
-def flatten(tree: dict, prefix: str = "") -> dict[str, object]:
+class HasValues(Protocol):
+    """A `Config`, one of its groups, or a ConfigDict."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as nested dictionaries."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Flatten nested dictionaries to dotted keys."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
 
 
-def to_plain(config: ConfigDict) -> dict:
-    """Return the config as nested dictionaries of JSON's types; tuples become lists."""
-    return json.loads(json.dumps(config.copy_and_resolve_references().to_dict()))
+def to_plain(config: HasValues) -> dict[str, Any]:
+    """Return what `config.json` holds: nested dictionaries of JSON's types; tuples become lists.
+
+    Keys that are newer than the first runs stand there only where they are set to something new.
+    """
+    return json.loads(json.dumps(config.to_dict()))
 
 
-def config_hash(config: ConfigDict) -> str:
+def config_hash(config: HasValues) -> str:
     """Return the SHA-256 of the config's canonical JSON."""
     text = json.dumps(to_plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_config_json(path: Path) -> ConfigDict:
+# ---------------------------------------------------------------- reading
+
+
+def run_config_file(path: str) -> ConfigDict:
+    """Run `get_config()` of a Python file, which is code that the user trusts.
+
+    Args:
+        path: FILE, or FILE:ARGUMENT for `get_config(ARGUMENT)`.
+
+    Raises:
+        InputError: if it returns no ConfigDict. Whatever the file's own code raises passes through.
+    """
+    file, colon, argument = path.partition(":")
+    module = _run_module("config_file", file)
+    config = module.get_config(*([argument] if colon else []))
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"--config: get_config() of {path} returned {type(config).__name__}, not a ConfigDict"
+        )
+    return config
+
+
+def _run_module(name: str, file: str) -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader(name, file)
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None  # a loader was given
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses of the file look for it
+    loader.exec_module(module)
+    return module
+
+
+def read_config_json(path: Path) -> Config:
     """Read the `config.json` of a run: data only, checked like any other config.
 
     Raises:
@@ -69,31 +118,24 @@ def read_config_json(path: Path) -> ConfigDict:
     if not isinstance(tree, dict):
         raise InputError(f"{path} does not hold a config")
     try:
-        config = ConfigDict(_with_tuples(tree))
-        check_config(config, str(path))
-    except InputError:
-        raise
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        return make_config(tree, str(path))
+    except RecursionError as error:  # of lists nested deeper than Python can show
         raise InputError(f"{path} is not a config: {' '.join(str(error).split())[:80]}") from error
-    return config.lock()
 
 
-def _with_tuples(tree: object) -> object:
-    """Turn JSON's lists back into the tuples that configs hold."""
-    if isinstance(tree, dict):
-        return {key: _with_tuples(value) for key, value in tree.items()}
-    return tuple(_with_tuples(v) for v in tree) if isinstance(tree, list) else tree
+# ---------------------------------------------------------------- comparing
 
 
-def forbidden_changes(saved: ConfigDict, wanted: ConfigDict) -> list[str]:
+def forbidden_changes(saved: Config, wanted: Config) -> list[str]:
     """List what differs between a run's config and the one it is resumed with, and may not.
 
-    The number of steps may change only under a constant learning rate: a cosine would bend at another place.
+    The number of steps may change only under a constant learning rate: a cosine would bend
+    elsewhere.
 
     Returns:
         Lines such as "train.batch_size: 64 -> 32".
     """
-    old, new = flatten(to_plain(saved)), flatten(to_plain(wanted))
+    old, new = flat_values(saved), flat_values(wanted)
     allowed: tuple[str, ...] = RESUMABLE_CHANGES
     if wanted.optimizer.lr_schedule != "constant":
         allowed = tuple(key for key in allowed if key != "train.num_steps")
@@ -102,3 +144,8 @@ def forbidden_changes(saved: ConfigDict, wanted: ConfigDict) -> list[str]:
         for key in old
         if old[key] != new[key] and not key.startswith(allowed)
     ]
+
+
+def flat_values(config: Config) -> dict[str, object]:
+    """Return every key's value by its dotted name, in JSON's types."""
+    return flatten(json.loads(json.dumps(config.to_dict(with_absent=True))))

@@ -1,196 +1,204 @@
-"""What each key of a config may hold; needs neither torch nor diffusers."""
+"""The groups of a run's config: every key with its type, range, unit and meaning, in one place.
 
-from collections.abc import Callable
+A config is complete and holds no other key. `checks.py` says which values must fit each other.
+"""
 
-Check = Callable[[object], str | None]  # returns what is allowed, where the value is not
+from dataclasses import dataclass
 
-
-MAX_COUNT = 10**9
-
-
-def _integer(low: int, high: int = MAX_COUNT) -> Check:
-    def check(value: object) -> str | None:
-        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        return None if fits else f"an integer from {low} to {high}"
-
-    return check
-
-
-def _number(low: float, high: float, *, above_low: bool = False) -> Check:
-    def check(value: object) -> str | None:
-        fits = (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and low <= value <= high  # false for NaN, and exact for integers of any size
-            and not (above_low and value == low)
-        )
-        return None if fits else f"a number {'above' if above_low else 'from'} {low:g} to {high:g}"
-
-    return check
-
-
-def _choice(*allowed: str) -> Check:
-    def check(value: object) -> str | None:
-        return (
-            None if value in allowed and isinstance(value, str) else "one of " + ", ".join(allowed)
-        )
-
-    return check
-
-
-def _boolean(value: object) -> str | None:
-    return None if isinstance(value, bool) else "True or False"
-
-
-def _text(value: object) -> str | None:
-    return None if isinstance(value, str) and len(value) <= 4096 else "a text"
-
-
-def _betas(value: object) -> str | None:
-    below_one = _number(0, 0.999999)
-    fits = isinstance(value, tuple | list) and len(value) == 2 and not any(map(below_one, value))
-    return None if fits else "two numbers from 0 to below 1"
-
-
-def _blocks(value: object) -> str | None:
-    try:
-        parse_blocks(value)
-    except (ValueError, TypeError):
-        return "'all' or block indices such as '0,1,2'"
-    return None
-
-
-def _metric_names(value: object) -> str | None:
-    fits = isinstance(value, tuple | list) and value and all(name in METRICS for name in value)
-    return None if fits else "a tuple of " + ", ".join(METRICS)
-
-
-METRICS = ("fid", "kid", "isc", "prc")
-
+from uvit_dia.config.attention import AttentionOptions
+from uvit_dia.config.fields import Group, flat_rules, key, schema_of, shown
+from uvit_dia.config.rules import (
+    ATTENTION,
+    BETAS,
+    METRIC_NAMES,
+    Rule,
+    boolean,
+    choice,
+    integer,
+    number,
+    text,
+)
+from uvit_dia.system.errors import InputError, nearest
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun", "pndm")
-
-
-RECURRENT_UNITS = ("lstm", "dia_lstm", "dia_lstm_light")
-
-
-OTHER_UNITS = ("se", "eca", "cbam", "srm", "spa", "sge", "spem", "sem", "constant")
-
-
-UNIT_OVER_IMAGES = "srm"  # normalises over the images of a batch, in training
-
-
-UNITS_WITH_REDUCTION = ("dia_lstm", "dia_lstm_light", "se", "cbam", "spa", "sem")
-
-
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+LOSS_WEIGHTINGS = ("none", "min_snr")
 DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
 
 
-SCHEMA: dict[str, Check | dict] = {
-    "seed": _integer(0, 2**31 - 1),
-    "model": {
-        "img_size": _integer(1, 4096),
-        "patch_size": _integer(1, 4096),
-        "in_chans": _integer(1, 64),
-        "embed_dim": _integer(1, 65536),
-        "depth": _integer(0, 1000),
-        "num_heads": _integer(1, 1024),
-        "mlp_ratio": _number(0, 64, above_low=True),
-        "qkv_bias": _boolean,
-        "mlp_time_embed": _boolean,
-        "num_classes": _integer(-1, 10**6),
-        "conv": _boolean,
-        "skip": _boolean,
-        "residual": _boolean,
-        "layer_norm": _boolean,
-        "attention": _choice("none", *RECURRENT_UNITS, *OTHER_UNITS),
-        "attention_options": {
-            "shared": _boolean,
-            "reduction": _integer(1, 65536),
-            "groups": _integer(1, 65536),
-            "activation": _choice("default", "sigmoid", "tanh", "relu"),
-            "num_cells": _integer(1, 64),
-            "pool": _choice("all", "patches"),
-            "blocks": _blocks,
-            "gate_init": _choice("paper", "identity"),
-        },
-    },
-    "diffusion": {
-        "num_train_timesteps": _integer(2, 10**6),
-        "beta_schedule": _choice("linear", "scaled_linear", "squaredcos_cap_v2"),
-        "beta_start": _number(0, 1, above_low=True),
-        "beta_end": _number(0, 0.999999, above_low=True),
-        "prediction_type": _choice("epsilon", "v_prediction", "sample"),
-        "loss_weighting": _choice("none", "min_snr"),
-        "min_snr_gamma": _number(0, 1e6, above_low=True),
-    },
-    "data": {
-        "name": _choice(*DATA_NAMES),
-        "path": _text,
-        "resize": _boolean,
-        "random_flip": _boolean,
-        "on_device": _boolean,
-    },
-    "optimizer": {
-        "learning_rate": _number(0, 1e3, above_low=True),
-        "lr_schedule": _choice("constant", "cosine"),
-        "warmup_steps": _integer(0),
-        "betas": _betas,
-        "eps": _number(0, 1, above_low=True),
-        "weight_decay": _number(0, 1e3),
-        "max_grad_norm": _number(0, 1e9),
-    },
-    "ema": {
-        "decay": _number(0, 0.99999999),
-        "halflife_images": _integer(0, 10**12),
-        "rampup_ratio": _number(0, 1e6),
-    },
-    "train": {
-        "batch_size": _integer(1, 10**7),
-        "num_steps": _integer(1, 2**32 - 1),
-        "accumulation_steps": _integer(1, 10**6),
-        "mixed_precision": _choice("no", "bf16"),
-        "compile": _boolean,
-        "gradient_checkpointing": _boolean,
-        "log_every_steps": _integer(1),
-        "checkpoint_every_steps": _integer(1),
-        "keep_checkpoints": _integer(2, 10**6),
-        "sample_every_steps": _integer(0),
-        "eval_every_steps": _integer(0),
-        "tracker": _choice("tensorboard", "none"),
-    },
-    "sample": {
-        "sampler": _choice(*SAMPLERS),
-        "num_steps": _integer(1, 10**6),
-        "eta": _number(0, 1),
-        "variance_type": _choice("fixed_small", "fixed_large"),
-        "clip_sample": _boolean,
-        "seed": _integer(0, 2**31 - 1),
-        "batch_size": _integer(1, 10**6),
-        "grid_images": _integer(1, 4096),
-    },
-    "eval": {
-        "num_images": _integer(1, 10**8),
-        "metrics": _metric_names,
-        "extractor": _text,
-        "weights": _text,
-        "batch_size": _integer(1, 10**6),
-    },
-}
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Group, prefix="model."):
+    """The U-ViT, by its authors' names, and the attention unit in its blocks."""
+
+    img_size: int = key(integer(1, 4096), "Side of an image", unit="pixels")
+    patch_size: int = key(integer(1, 4096), "Side of a patch; divides img_size", unit="pixels")
+    in_chans: int = key(integer(1, 64), "Channels of an image: 1 grey, 3 RGB")
+    embed_dim: int = key(integer(1, 65536), "Width D of the tokens")
+    depth: int = key(integer(0, 1000), "Depth of the U, an even number; depth + 1 blocks are built")
+    num_heads: int = key(integer(1, 1024), "Heads of self-attention; divides embed_dim")
+    mlp_ratio: float = key(number(0, 64, above_low=True), "Width of an MLP over embed_dim")
+    qkv_bias: bool = key(boolean(), "Bias of queries, keys and values")
+    mlp_time_embed: bool = key(boolean(), "An MLP on the time embedding")
+    num_classes: int = key(integer(-1, 10**6), "Classes that the network is told of; -1 for none")
+    conv: bool = key(boolean(), "A 3x3 convolution after the last block")
+    skip: bool = key(boolean(), "Long skip connections of the U")
+    residual: bool = key(boolean(), "Residual connections in the blocks")
+    layer_norm: bool = key(boolean(), "Layer normalisation in the blocks")
+    attention: str = key(ATTENTION, "Attention unit; MODULE:CLASS for one of your own")
+    attention_options: AttentionOptions
 
 
-def parse_blocks(value: object) -> str | list[int]:
-    """Read `attention_options.blocks`: "all", a text such as "0,1,2", or a sequence of ints.
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig(Group, prefix="diffusion."):
+    """The forward process, by diffusers' names, and what the network learns to predict."""
+
+    num_train_timesteps: int = key(integer(2, 10**6), "T, the number of noise levels", unit="steps")
+    beta_schedule: str = key(choice(*BETA_SCHEDULES), "Schedule; squaredcos_cap_v2 is the cosine")
+    beta_start: float = key(number(0, 1, above_low=True), "First beta; the cosine ignores it")
+    beta_end: float = key(number(0, 0.999999, above_low=True), "Last beta; the cosine ignores it")
+    prediction_type: str = key(
+        choice(*PREDICTION_TYPES), "What the network predicts: eps, v, or x_0 (sample)"
+    )
+    loss_weighting: str = key(choice(*LOSS_WEIGHTINGS), "How the loss weights the noise levels")
+    min_snr_gamma: float = key(number(0, 1e6, above_low=True), "Gamma of min_snr, a power ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Group, prefix="data."):
+    """The training images."""
+
+    name: str = key(choice(*DATA_NAMES), "Kind of image set")
+    path: str = key(text(), "Where it lies; may be empty for digits and cifar10")
+    resize: bool = key(boolean(), "Scale and crop images of another size")
+    random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
+    on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Group, prefix="optimizer."):
+    """AdamW and its learning rate."""
+
+    learning_rate: float = key(number(0, 1e3, above_low=True), "Highest learning rate")
+    lr_schedule: str = key(
+        choice("constant", "cosine"),
+        "Learning rate after the warm-up; cosine falls to 0 at the last step",
+    )
+    warmup_steps: int = key(
+        integer(0), "Length of the warm-up, a linear rise of the learning rate", unit="steps"
+    )
+    betas: tuple[float, float] = key(BETAS, "Decay of the two moments a step")
+    eps: float = key(number(0, 1, above_low=True), "Added to the root of the second moment")
+    weight_decay: float = key(number(0, 1e3), "Decoupled decay of the weights")
+    max_grad_norm: float = key(number(0, 1e9), "2-norm to which gradients are clipped; 0 for never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAConfig(Group, prefix="ema."):
+    """The moving average of the weights; exactly one of decay and halflife_images is above 0."""
+
+    decay: float = key(number(0, 0.99999999), "Weight of the old average a step")
+    halflife_images: int = key(
+        integer(0, 10**12), "Half-life, the same at every batch size", unit="images"
+    )
+    rampup_ratio: float = key(
+        number(0, 1e6), "Bound of the half-life as a share of the images seen so far; 0 for none"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Group, prefix="train."):
+    """How long a run is, how it computes, and what it writes."""
+
+    batch_size: int = key(
+        integer(1, 10**7), "Batch of a step, over all processes together", unit="images"
+    )
+    num_steps: int = key(integer(1, 2**32 - 1), "Length of the run", unit="steps")
+    accumulation_steps: int = key(
+        integer(1, 10**6),
+        "Parts into which a process splits its share of the batch, which stays the same",
+        unit="parts",
+    )
+    mixed_precision: str = key(
+        choice("no", "bf16", "auto"), "Precision of the network; weights are float32"
+    )
+    compile: bool | str = key(boolean("auto"), "Compile the network with torch.compile")
+    gradient_checkpointing: bool = key(boolean(), "Compute activations twice to save memory")
+    log_every_steps: int = key(integer(1), "Distance between log lines", unit="steps")
+    checkpoint_every_steps: int = key(integer(1), "Distance between checkpoints", unit="steps")
+    keep_checkpoints: int = key(integer(2, 10**6), "How many of the newest checkpoints are kept")
+    sample_every_steps: int = key(
+        integer(0), "Distance between sample grids; 0 for none", unit="steps"
+    )
+    eval_every_steps: int = key(
+        integer(0), "Distance between evaluations; 0 for none", unit="steps"
+    )
+    tracker: str = key(choice("tensorboard", "none"), "Where the log goes, beside metrics.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Group, prefix="sample."):
+    """How images are sampled."""
+
+    sampler: str = key(choice(*SAMPLERS), "Scheduler of diffusers")
+    num_steps: int = key(
+        integer(1, 10**6),
+        "num_inference_steps; heun and pndm call the network more often",
+        unit="steps",
+    )
+    eta: float = key(number(0, 1), "Share of fresh noise in ddim; 0 is deterministic")
+    variance_type: str = key(
+        choice("fixed_small", "fixed_large"), "Variance of ddpm (Ho et al. 2020, Sec. 3.2)"
+    )
+    clip_sample: bool = key(boolean(), "ddpm and ddim clip their estimate of x_0 to [-1, 1]")
+    seed: int = key(integer(0, 2**31 - 1), "With an image's index it decides the image's noise")
+    batch_size: int = key(integer(1, 10**6), "Images sampled at a time")
+    grid_images: int = key(integer(1, 4096), "Images in a sample grid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Group, prefix="eval."):
+    """How samples are measured."""
+
+    num_images: int = key(
+        integer(1, 10**8), "N, how many images are sampled for a measurement", unit="images"
+    )
+    metrics: tuple[str, ...] = key(METRIC_NAMES, "Metrics, as torch-fidelity names them")
+    extractor: str = key(text(), "Feature extractor: inception-v3-compat, digits, or pt2:PATH")
+    weights: str = key(text(), "Path of the Inception weights; empty for torch-fidelity's place")
+    batch_size: int = key(integer(1, 10**6), "Images given to the extractor at a time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Group):
+    """All that a run is.
+
+    `checks.make_config` makes it, from whatever source.
+    """
+
+    seed: int = key(integer(0, 2**31 - 1), "Decides everything random in the training")
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    ema: EMAConfig
+    train: TrainConfig
+    sample: SampleConfig
+    eval: EvalConfig
+
+
+RULES: dict[str, Rule] = dict(flat_rules(schema_of(Config)))  # by dotted key
+
+
+def rule_of(name: str) -> Rule:
+    """Return the rule of a dotted key.
 
     Raises:
-        ValueError: if it is none of these.
+        InputError: if no config has it, with the nearest one, or if it is a group of keys.
     """
-    if value == "all":
-        return "all"
-    parts = value.strip("()[], ").split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or any(isinstance(p, bool | float) for p in parts):
-        raise ValueError(f"not a list of block indices: {value!r}")
-    indices = sorted({int(part) for part in parts})
-    if not indices or indices[0] < 0:
-        raise ValueError(f"not a list of block indices: {value!r}")
-    return indices
+    if name in RULES:
+        return RULES[name]
+    for other in RULES:
+        if other.startswith(name + "."):
+            raise InputError(f"--config.{name} is a group of keys, such as --config.{other}")
+    raise InputError(f"unknown config key {shown(name, str)}{nearest(name, RULES)}")

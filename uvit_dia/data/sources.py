@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from ml_collections import ConfigDict
 
+from uvit_dia.config.schema import Config
 from uvit_dia.data.image_files import _folder, _parquet
 from uvit_dia.data.images import ImageSet
 from uvit_dia.system.errors import InputError
@@ -138,19 +138,19 @@ def _cifar10(path: str, split: str, show_progress: bool) -> ImageSet:
     return ImageSet("cifar10", images, rows[:, 0].long(), CIFAR10_CLASSES)
 
 
-def load_training_images(config: ConfigDict, *, show_progress: bool) -> ImageSet:
+def load_training_images(config: Config, *, show_progress: bool) -> ImageSet:
     """Read the training images of a config."""
     images = _load_images(config, "train", show_progress=show_progress)
     assert images is not None  # only a test split can be missing
     return images
 
 
-def load_test_images(config: ConfigDict, *, show_progress: bool) -> ImageSet | None:
+def load_test_images(config: Config, *, show_progress: bool) -> ImageSet | None:
     """Read the test images of a config; None where its image set has no test split."""
     return _load_images(config, "test", show_progress=show_progress)
 
 
-def _load_images(config: ConfigDict, split: str, *, show_progress: bool) -> ImageSet | None:
+def _load_images(config: Config, split: str, *, show_progress: bool) -> ImageSet | None:
     return load_image_set(
         config.data.name,
         config.data.path,

@@ -6,10 +6,10 @@ from contextlib import closing
 
 import torch
 from accelerate import Accelerator
-from ml_collections import ConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
+from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_test_images
 from uvit_dia.evaluation.extractors import Extractor
@@ -128,7 +128,7 @@ def _widths(features: Features, extractor: Extractor, accelerator: Accelerator) 
 
 
 def make_references(
-    config: ConfigDict,
+    config: Config,
     extractor: Extractor,
     images: ImageSet,
     accelerator: Accelerator,

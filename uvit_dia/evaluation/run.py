@@ -16,7 +16,7 @@ from uvit_dia.runs.folder import versions
 from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
 from uvit_dia.sampling.run import advice_on_batch_size, warn
 from uvit_dia.sampling.sampler import make_sampler
-from uvit_dia.sampling.schedulers import sampler_settings
+from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line
@@ -57,7 +57,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     config = trained.config
     settings = sampler_settings(sampling, trained.config)
     num_images = sampling.num_images or config.eval.num_images
-    check_num_images(num_images, tuple(config.eval.metrics))
+    check_num_images(num_images, config.eval.metrics)
     source = _find_extractor(trained, arguments, accelerator)
     extractor = Extractor(source, accelerator.device)
     images = load_training_images(config, show_progress=accelerator.is_main_process)
@@ -76,7 +76,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
                 reference,
                 held_out,
                 num_images=num_images,
-                names=tuple(config.eval.metrics),
+                names=config.eval.metrics,
                 accelerator=accelerator,
                 show_progress=True,
             )
@@ -88,7 +88,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
                 "reference": reference.name,
                 "reference_sha256": reference.fingerprint,
                 "reference_num_images": len(reference),
-                **repeat.as_dict(),
+                **sampler_facts(repeat),
                 "batch_size": batch_size,
             }
             _report(values, facts, trained)

@@ -19,6 +19,13 @@ COLOURS = "viridis"
 UNKNOWN = "#b8bec6"  # of a cell without a value
 LINE_LETTERS = 100  # of the sentence below a figure
 MAX_WRITTEN = 14  # rows or columns up to which a heat map's values are written into it
+SENTENCE: dict[str, Any] = {
+    "fontsize": 8.5,
+    "x": 0.01,
+    "ha": "left",
+    "multialignment": "left",
+    "color": INK,
+}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BOX_SENTENCE = (
     "Boxes hold the middle half, their line is the median, whiskers reach from 5% to 95%."
@@ -30,13 +37,18 @@ def explain(figure: Figure, title: str, sentence: str, handles: Sequence[Any] = 
     bold = FontProperties(size=11, weight="bold")
     if handles:
         add_legend(figure, handles)
-        figure.legends[0].set_title(
-            title, prop=bold
-        )  # a title of the figure would be drawn over it
+        # a title of the figure would be drawn over the legend
+        figure.legends[0].set_title(title, prop=bold)
     else:
         figure.suptitle(title, fontproperties=bold)
     text = textwrap.fill(sentence, LINE_LETTERS)
-    figure.supxlabel(text, fontsize=8.5, x=0.01, ha="left", multialignment="left", color=INK)
+    figure.supxlabel(text, **SENTENCE)
+
+
+def name_subject(figure: Figure, subject: str) -> None:
+    """Write below an explained figure what was looked at, such as its run and step."""
+    text = f"{figure.get_supxlabel()}\n{textwrap.fill(subject, LINE_LETTERS)}"
+    figure.supxlabel(text, **SENTENCE)
 
 
 def quantiles(values: np.ndarray) -> list[float]:
@@ -70,7 +82,7 @@ def draw_boxes(
         patch_artist=True,
         showfliers=False,
         manage_ticks=False,
-        boxprops={"facecolor": drawn.fill, "edgecolor": drawn.colour, "hatch": drawn.hatch},
+        boxprops=drawn.area,
         medianprops={"color": INK, "linewidth": 1.4},
         whiskerprops={"color": drawn.colour},
         capprops={"color": drawn.colour},

@@ -19,11 +19,12 @@ from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from ml_collections import ConfigDict
 
 from uvit_dia.config.files import forbidden_changes, read_config_json, to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line, write_atomically, write_json
+from uvit_dia.system.records import Record, read_json_lines
 
 STATES = ("running", "preempted", "done", "diverged", "failed")
 RECORDED_PACKAGES = (
@@ -84,7 +85,7 @@ class RunFolder:
         """Give the folder back."""
         self._lock.release()
 
-    def compare_config(self, config: ConfigDict) -> None:
+    def compare_config(self, config: Config) -> None:
         """Compare a config with that of the run that lies here, if there is one.
 
         Raises:
@@ -98,7 +99,7 @@ class RunFolder:
                     f"{self.path} holds a run with another config ({'; '.join(changes)}); choose another --workdir"
                 )
 
-    def write_config(self, config: ConfigDict) -> None:
+    def write_config(self, config: Config) -> None:
         """Write `config.json`: what the run is from here on."""
         write_json(self.path / "config.json", to_plain(config))
 
@@ -138,28 +139,22 @@ class RunFolder:
             write_atomically(self._metrics, "".join(line + "\n" for line in lines).encode())
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """Read a `metrics.jsonl`; an incomplete last line is dropped.
+def read_metrics(path: Path) -> list[Record]:
+    """Read a `metrics.jsonl`; a last line that is not whole is dropped.
 
     Raises:
         InputError: if it cannot be read, or a line other than the last is not a JSON object with a step.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
-                raise ValueError("not an object with a step")
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise InputError(f"{path}, line {number} is damaged: {error}") from error
-        rows.append(values)
-    return rows
+    lines = read_json_lines(path)
+    if lines.problem:
+        raise InputError(f"{path} {lines.problem}")
+    stepless = [number for number, row in lines.rows.items() if type(row.get("step")) is not int]
+    damaged = dict.fromkeys(stepless, "not an object with a step") | lines.damaged
+    damaged.pop(lines.num_lines, None)
+    if damaged:
+        number = min(damaged)
+        raise InputError(f"{path}, line {number} is damaged: {damaged[number]}")
+    return [row for number, row in lines.rows.items() if number not in stepless]
 
 
 def versions() -> dict[str, str]:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from uvit_dia.config.files import config_hash, forbidden_changes, read_config_json, to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.runs.checkpoint import (
     Checkpoint,
     Verified,
@@ -32,7 +32,7 @@ class RunCheckpoints:
     """
 
     def __init__(
-        self, folder: RunFolder, config: ConfigDict, *, num_processes: int, warn: Warn
+        self, folder: RunFolder, config: Config, *, num_processes: int, warn: Warn
     ) -> None:
         self.folder = folder
         self.config = config

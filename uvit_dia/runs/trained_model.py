@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ml_collections import ConfigDict
 
 from uvit_dia.config.files import read_config_json
+from uvit_dia.config.schema import Config
 from uvit_dia.models import UViT
 from uvit_dia.models.build import make_model
 from uvit_dia.runs.checkpoint import Checkpoint, Warn, check_tensors, newest_valid, verify
@@ -27,7 +27,7 @@ class TrainedModel:
     """
 
     model: UViT
-    config: ConfigDict
+    config: Config
     run: Path | None
     step: int
     weights: str

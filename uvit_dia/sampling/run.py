@@ -14,9 +14,7 @@ from uvit_dia.cli import SamplingArguments
 from uvit_dia.runs.trained_model import find_checkpoint, load_trained
 from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank
-from uvit_dia.sampling.schedulers import (
-    sampler_settings,
-)
+from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
@@ -65,7 +63,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         if accelerator.is_main_process:
             (write_grid if output.suffix == ".png" else write_npz)(output, images)
     else:
-        origin = {"weights_sha256": trained.sha256, "block": batch_size, **settings.as_dict()}
+        origin = {"weights_sha256": trained.sha256, "block": batch_size, **sampler_facts(settings)}
         with advice_on_batch_size(batch_size):
             _sample_to_folder(sampler, num_images, output, origin, accelerator)
     accelerator.wait_for_everyone()

@@ -9,13 +9,12 @@ batch_size gives the same bits on the same machine, and another batch_size the s
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor, nn
 
+from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.data.images import to_uint8
-from uvit_dia.diffusion import NoiseSchedule
 from uvit_dia.rng import position_generator
-from uvit_dia.sampling.schedulers import SamplerSettings, make_schedule, make_scheduler
+from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import NonFiniteImagesError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction
@@ -26,7 +25,7 @@ class ImageSampler:
 
     Args:
         denoiser: maps (x_t (B, C, H, W), timesteps (B,)) to the network's prediction.
-        schedule: the process that the network was trained on.
+        diffusion: the process that the network was trained on.
         settings: the sampler.
         shape: (C, H, W) of an image.
         batch_size: images a block.
@@ -39,8 +38,8 @@ class ImageSampler:
     def __init__(
         self,
         denoiser: Denoiser,
-        schedule: NoiseSchedule,
-        settings: SamplerSettings,
+        diffusion: DiffusionConfig,
+        settings: SampleConfig,
         *,
         shape: tuple[int, int, int],
         batch_size: int,
@@ -48,7 +47,7 @@ class ImageSampler:
     ) -> None:
         self.denoiser = denoiser
         self.settings = settings
-        self.scheduler = make_scheduler(settings, schedule)
+        self.scheduler = make_scheduler(settings, diffusion)
         self.shape = shape
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -129,8 +128,8 @@ def share_of_rank(num_images: int, batch_size: int, rank: int, num_processes: in
 
 def make_sampler(
     model: nn.Module,
-    config: ConfigDict,
-    settings: SamplerSettings,
+    config: Config,
+    settings: SampleConfig,
     *,
     batch_size: int,
     device: torch.device,
@@ -138,7 +137,7 @@ def make_sampler(
     """Make the sampler of a model that was built from a config."""
     return ImageSampler(
         model,
-        make_schedule(config),
+        config.diffusion,
         settings,
         shape=(config.model.in_chans, config.model.img_size, config.model.img_size),
         batch_size=batch_size,

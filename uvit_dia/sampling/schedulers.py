@@ -1,57 +1,42 @@
 """diffusers' schedulers by name, every option in writing."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.config.schema import SAMPLERS
-from uvit_dia.diffusion import NoiseSchedule
+from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
+from uvit_dia.diffusion import scheduler_arguments
 from uvit_dia.system.errors import InputError
 
 Scheduler = Any  # diffusers' schedulers have methods in common, but no type that declares them
 
 
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How images are sampled; part of every result.
-
-    Attributes:
-        sampler: one of `SAMPLERS`.
-        num_steps: num_inference_steps of the scheduler. NFE can be higher: heun and pndm call the network more often.
-        seed: with the index of an image it decides all noise that goes into the image.
-        eta: share of fresh noise in ddim, 0 (deterministic) to 1.
-        variance_type: of ddpm, "fixed_small" or "fixed_large" (Ho et al. 2020, Sec. 3.2).
-        clip_sample: whether ddpm and ddim clip their estimate of x_0 to [-1, 1].
-    """
-
-    sampler: str = "dpmpp_2m"
-    num_steps: int = 20
-    seed: int = 0
-    eta: float = 0.0
-    variance_type: str = "fixed_large"
-    clip_sample: bool = True
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the settings as JSON's types."""
-        return asdict(self)
+def sampler_facts(settings: SampleConfig) -> dict[str, object]:
+    """Return what decides the images of given weights, as JSON's types; part of every result."""
+    return {
+        "sampler": settings.sampler,
+        "num_steps": settings.num_steps,
+        "seed": settings.seed,
+        "eta": settings.eta,
+        "variance_type": settings.variance_type,
+        "clip_sample": settings.clip_sample,
+    }
 
 
-def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> Scheduler:
+def make_scheduler(settings: SampleConfig, diffusion: DiffusionConfig) -> Scheduler:
     """Build the diffusers scheduler of a sampler, with no option left to a default that matters.
 
     Timestep spacing: "trailing" for ddpm and ddim, so that every chain starts at the last timestep; ddim and pndm
     look one stride back, which is right only where num_steps divides the training steps; "linspace" for the solvers.
 
     Raises:
-        InputError: for an unknown sampler, or a number of steps that it cannot do.
+        InputError: for a number of steps or a prediction type that the sampler cannot do.
     """
-    _check_settings(settings, schedule)
+    _check_settings(settings, diffusion)
     import diffusers
 
     name = settings.sampler
-    common = {**schedule.scheduler_arguments(), "steps_offset": 0}
+    common = {**scheduler_arguments(diffusion), "steps_offset": 0}
     clip = {"clip_sample": settings.clip_sample, "clip_sample_range": 1.0, "thresholding": False}
     solver = {
         "solver_order": 2,
@@ -102,11 +87,9 @@ def make_scheduler(settings: SamplerSettings, schedule: NoiseSchedule) -> Schedu
     )
 
 
-def _check_settings(settings: SamplerSettings, schedule: NoiseSchedule) -> None:
+def _check_settings(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
     """Refuse settings that a scheduler cannot do, or does without a word and wrongly."""
-    name, num_steps, total = settings.sampler, settings.num_steps, schedule.num_train_timesteps
-    if name not in SAMPLERS:
-        raise InputError(f"--sampler {name!r}: unknown; allowed is {', '.join(SAMPLERS)}")
+    name, num_steps, total = settings.sampler, settings.num_steps, diffusion.num_train_timesteps
     low = {"euler": 2, "heun": 2, "pndm": 4}.get(name, 1)  # one step of euler or heun starts at 0
     high = total
     if name in ("dpmpp_2m", "dpmpp_2m_sde", "unipc"):
@@ -121,47 +104,24 @@ def _check_settings(settings: SamplerSettings, schedule: NoiseSchedule) -> None:
         raise InputError(
             f"--num_steps {num_steps}: {name} needs a divisor of the {total} training timesteps"
         )
-    if name == "pndm" and schedule.prediction_type == "sample":
+    if name == "pndm" and diffusion.prediction_type == "sample":
         raise InputError(
             "--sampler 'pndm': not for diffusion.prediction_type = 'sample'; epsilon and v_prediction are"
         )
 
 
-def make_schedule(config: ConfigDict) -> NoiseSchedule:
-    """Make the forward process of a config."""
-    group = config.diffusion
-    return NoiseSchedule(
-        num_train_timesteps=group.num_train_timesteps,
-        beta_schedule=group.beta_schedule,
-        beta_start=group.beta_start,
-        beta_end=group.beta_end,
-        prediction_type=group.prediction_type,
-    )
-
-
-def make_sampler_settings(config: ConfigDict) -> SamplerSettings:
-    """Make the sampler settings of a config."""
-    group = config.sample
-    return SamplerSettings(
-        sampler=group.sampler,
-        num_steps=group.num_steps,
-        seed=group.seed,
-        eta=group.eta,
-        variance_type=group.variance_type,
-        clip_sample=group.clip_sample,
-    )
-
-
-def sampler_settings(arguments: SamplingArguments, config: ConfigDict) -> SamplerSettings:
+def sampler_settings(arguments: SamplingArguments, config: Config) -> SampleConfig:
     """Return the settings of the run's config, changed by what the command line says, and checked."""
     given: dict[str, Any] = {
         "sampler": arguments.sampler,
         "num_steps": arguments.num_steps,
         "seed": arguments.seed,
+        "eta": arguments.eta,
+        "variance_type": arguments.variance_type,
+        "clip_sample": arguments.clip_sample,
     }
     settings = replace(
-        make_sampler_settings(config),
-        **{name: value for name, value in given.items() if value is not None},
+        config.sample, **{name: value for name, value in given.items() if value is not None}
     )
-    make_scheduler(settings, make_schedule(config))
+    make_scheduler(settings, config.diffusion)
     return settings

@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from uvit_dia import cli
-from uvit_dia.config.files import flatten
+from uvit_dia.config.flag import config_file, define_config_flag, load_config, overridden_keys
 from uvit_dia.sweep.cells import SCRIPTS, pasteable
-from uvit_dia.sweep.config import SWEEP_SCHEMA, Sweep, make_sweep
+from uvit_dia.sweep.config import Sweep, make_sweep, sweep_rule_of
 from uvit_dia.sweep.folder import FINAL_STATES, compare
 from uvit_dia.sweep.status import plan_table, read_status, status_table
-from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.system.errors import InputError
 
 WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
     "budget",
@@ -73,9 +73,8 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
-    _refuse_unknown_keys(argv)
     values = cli.new_flags()
-    cli.define_config_flag(values, argv)
+    define_config_flag(values, sweep_rule_of, group=None)
     flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=values)
     flags.DEFINE_string("cluster", "local", "Where cells run: local or slurm.", flag_values=values)
     flags.DEFINE_integer(
@@ -93,32 +92,17 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     return values
 
 
-def _refuse_unknown_keys(argv: list[str]) -> None:
-    """Refuse overrides `--config.KEY` of keys that no sweep config has."""
-    known = flatten(SWEEP_SCHEMA)
-    for word in argv[1:]:
-        flag = word.partition("=")[0].lstrip("-")
-        if word.startswith("-") and flag.startswith("config."):
-            key = flag.removeprefix("config.")
-            if key not in known and not key.startswith(("variants.", "overrides.")):
-                raise InputError(f"unknown config key {key[:80]}{nearest(key, known)}")
-
-
 def _read_config(values: flags.FlagValues) -> tuple[ConfigDict, Path]:
     """Return the sweep config of a parsed command line, and its file."""
-    try:
-        config = values["config"].value
-    except (OSError, ImportError, AttributeError) as error:
-        raise InputError(f"--config: {' '.join(str(error).split())[:160]}") from error
-    if not isinstance(config, ConfigDict):
-        found = "is missing" if config is None else "has no ConfigDict"
+    if values["config"].value is None:
         raise InputError(
-            f"--config {found}; for example --config configs/sweeps/digits_batch_size.py"
+            "--config is missing; for example --config configs/sweeps/digits_batch_size.py"
         )
-    changed = config_flags.get_override_values(values["config"])
+    config = load_config(values)
+    changed = overridden_keys(values)
     if "held_constant" not in changed and any(key.startswith(WHAT_IS_HELD) for key in changed):
         config.held_constant = ""  # the file's words are about the file's rules
-    return config, Path(config_flags.get_config_filename(values["config"]).split(":")[0])
+    return config, Path(config_file(values))
 
 
 # ---------------------------------------------------------------- looking

@@ -12,9 +12,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from uvit_dia import cli
-from uvit_dia.config.checks import _check_tree, check_images_at_a_time
-from uvit_dia.config.files import config_hash, flatten, to_plain
-from uvit_dia.config.schema import SAMPLERS, SCHEMA, Check, _choice, _integer, _number, _text
+from uvit_dia.config.checks import check_images_at_a_time
+from uvit_dia.config.fields import Schema, check_tree, flat_rules
+from uvit_dia.config.files import config_hash, flat_values, flatten, to_plain
+from uvit_dia.config.flag import define_config_flag, read_config
+from uvit_dia.config.rules import Rule, choice, integer, number, sequence, text
+from uvit_dia.config.schema import RULES, SAMPLERS, Config, rule_of
 from uvit_dia.sweep.cells import Cell, Evaluation, Launch, flag_text
 from uvit_dia.sweep.grid import expand
 from uvit_dia.system.errors import InputError, nearest
@@ -23,47 +26,43 @@ MAX_CELLS = 10_000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}")
 
 
-def _integers(low: int, high: int) -> Check:
-    one = _integer(low, high)
-
-    def check(value: object) -> str | None:
-        fits = isinstance(value, tuple | list) and value and not any(map(one, value))
-        return None if fits else f"a tuple of integers from {low} to {high}"
-
-    return check
+def _integers(low: int, high: int) -> Rule:
+    one = integer(low, high)
+    allowed = f"a tuple of integers from {low} to {high}"
+    return sequence(allowed, lambda items: bool(items) and all(map(one.fits, items)))
 
 
-SWEEP_SCHEMA: dict[str, Check | dict] = {
-    "base": _text,  # path of the base config
-    "baseline": _text,  # name of the variant that the others are compared with
+SWEEP_SCHEMA: Schema = {
+    "base": text(),  # path of the base config
+    "baseline": text(),  # name of the variant that the others are compared with
     "batch_sizes": _integers(1, 10**7),  # global
     "seeds": _integers(0, 2**31 - 1),  # of the training
-    "budget": _choice("steps", "images"),  # what all batch sizes have in common
-    "budget_amount": _integer(1, 10**12),
-    "lr_rule": _choice("constant", "sqrt", "linear"),  # in batch size / reference_batch_size
-    "reference_batch_size": _integer(1, 10**7),  # where the base config's learning rate holds
-    "ema_rule": _choice("base", "halflife_images"),
-    "ema_halflife_images": _integer(0, 10**12),
+    "budget": choice("steps", "images"),  # what all batch sizes have in common
+    "budget_amount": integer(1, 10**12),
+    "lr_rule": choice("constant", "sqrt", "linear"),  # in batch size / reference_batch_size
+    "reference_batch_size": integer(1, 10**7),  # where the base config's learning rate holds
+    "ema_rule": choice("base", "halflife_images"),
+    "ema_halflife_images": integer(0, 10**12),
     "eval": {
-        "num_images": _integer(2, 10**8),
-        "sampler": _choice(*SAMPLERS),
-        "num_steps": _integer(1, 10**6),
-        "seed": _integer(0, 2**31 - 1),
-        "num_repeats": _integer(1, 10**4),
-        "extractor": _text,
-        "weights": _text,
+        "num_images": integer(2, 10**8),
+        "sampler": choice(*SAMPLERS),
+        "num_steps": integer(1, 10**6),
+        "seed": integer(0, 2**31 - 1),
+        "num_repeats": integer(1, 10**4),
+        "extractor": text(),
+        "weights": text(),
     },
-    "num_processes": _integer(1, 1024),  # that train a cell together
-    "threads_per_cell": _integer(1, 1024),  # CPU threads of each of them
-    "seconds_per_image": _number(0, 1e6),  # measured cost of training, for --dry_run; 0 for unknown
-    "seconds_per_step": _number(0, 1e6),
-    "seconds_per_cell": _number(0, 1e9),  # of starting and evaluating
-    "held_constant": _text,  # in words, for the report
+    "num_processes": integer(1, 1024),  # that train a cell together
+    "threads_per_cell": integer(1, 1024),  # CPU threads of each of them
+    "seconds_per_image": number(0, 1e6),  # measured cost of training, for --dry_run; 0 for unknown
+    "seconds_per_step": number(0, 1e6),
+    "seconds_per_cell": number(0, 1e9),  # of starting and evaluating
+    "held_constant": text(),  # in words, for the report
     "slurm": {
-        "partition": _text,  # "" for the cluster's default
-        "timeout_minutes": _integer(1, 10**6),
-        "gpus_per_run": _integer(0, 1024),
-        "cpus_per_run": _integer(1, 4096),
+        "partition": text(),  # "" for the cluster's default
+        "timeout_minutes": integer(1, 10**6),
+        "gpus_per_run": integer(0, 1024),
+        "cpus_per_run": integer(1, 4096),
     },
 }
 SET_BY_SWEEP = {  # keys of a run's config that no variant may set -> what sets them
@@ -73,6 +72,21 @@ SET_BY_SWEEP = {  # keys of a run's config that no variant may set -> what sets 
     "train.sample_every_steps": "train.num_steps, so that each run ends with a sample grid",
 }
 SET_BY_EMA_RULE = ("ema.decay", "ema.halflife_images")
+SWEEP_RULES = dict(flat_rules(SWEEP_SCHEMA))
+KEY_OF_A_RUN = re.compile(r"(?:overrides|variants\.[^.]+)\.(.+)")
+
+
+def sweep_rule_of(name: str) -> Rule:
+    """Return the rule of a dotted key of a sweep config, which holds keys of runs too.
+
+    Raises:
+        InputError: if no sweep config has it, with the nearest one.
+    """
+    if match := KEY_OF_A_RUN.fullmatch(name):
+        return rule_of(match[1])
+    if name not in SWEEP_RULES:
+        raise InputError(f"unknown config key {name[:80]}{nearest(name, SWEEP_RULES)}")
+    return SWEEP_RULES[name]
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Sweep:
     launch: Launch
     evaluation: Evaluation
     cells: tuple[Cell, ...]
-    configs: dict[str, ConfigDict]
+    configs: dict[str, Config]
 
     def hours(self, cell: Cell) -> float:
         """Return the estimated time of a cell, from the costs that its sweep config gives."""
@@ -136,7 +150,7 @@ def check_sweep_config(config: ConfigDict) -> None:
     """
     tree = config.to_dict()
     variants, overrides = tree.pop("variants", None), tree.pop("overrides", None)
-    _check_tree(tree, SWEEP_SCHEMA, "sweep config", "")
+    check_tree(tree, SWEEP_SCHEMA, "sweep config")
     reserved = dict(SET_BY_SWEEP)
     if config.ema_rule == "halflife_images":
         reserved |= dict.fromkeys(SET_BY_EMA_RULE, "ema_rule")
@@ -173,10 +187,9 @@ def _check_variants(variants: object, baseline: str, reserved: dict[str, str]) -
 def _check_overrides(origin: str, changes: object, reserved: dict[str, str]) -> None:
     if not isinstance(changes, dict):
         raise InputError(f"{origin} must be a group of overrides, got {changes!r:.60}")
-    known = flatten(SCHEMA)
     for key in flatten(changes):
-        if key not in known:
-            raise InputError(f"{origin}: unknown key {key}{nearest(key, known)}")
+        if key not in RULES:
+            raise InputError(f"{origin}: unknown key {key}{nearest(key, RULES)}")
         if key in reserved:
             raise InputError(f"{origin} sets {key}, which the sweep sets itself ({reserved[key]})")
 
@@ -200,7 +213,7 @@ def find_base(base: str, path: Path) -> str:
     raise InputError(f"base = {base!r}: no such file, neither from here nor from the project")
 
 
-def read_run_config(flags: list[str], origin: str) -> ConfigDict:
+def read_run_config(flags: list[str], origin: str) -> Config:
     """Return the checked config of a run from `--config` and its overrides, exactly as train.py reads it.
 
     Raises:
@@ -209,17 +222,17 @@ def read_run_config(flags: list[str], origin: str) -> ConfigDict:
     argv = ["train.py", *flags]
     values = cli.new_flags()
     try:
-        cli.define_config_flag(values, argv)
+        define_config_flag(values)
         cli.parse_flags(values, argv, "")
-        config = cli.read_config(values)
+        config = read_config(values)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
     return config
 
 
-def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
+def _check_cell(cell: Cell, config: Config, num_processes: int) -> None:
     """Check a run's config against what its cell asks for, and its batch against the launch."""
-    found = flatten(to_plain(config))
+    found = flat_values(config)
     for key, value in cell.overrides.items():
         wanted = list(value) if isinstance(value, tuple) else value
         if found[key] != wanted and flag_text(found[key]) != flag_text(value):
@@ -237,7 +250,7 @@ def _check_cell(cell: Cell, config: ConfigDict, num_processes: int) -> None:
     _check_halflife(cell, config)
 
 
-def _check_halflife(cell: Cell, config: ConfigDict) -> None:
+def _check_halflife(cell: Cell, config: Config) -> None:
     """Refuse a half-life that `ema.rampup_ratio` would not let a run reach: the rule would hold nothing constant."""
     ema = config.ema
     longest = ema.rampup_ratio * cell.images
@@ -248,7 +261,7 @@ def _check_halflife(cell: Cell, config: ConfigDict) -> None:
         )
 
 
-def _refuse_equal_runs(configs: dict[str, ConfigDict]) -> None:
+def _refuse_equal_runs(configs: dict[str, Config]) -> None:
     """Refuse variants that differ in their names only."""
     names: dict[str, str] = {}
     for name, config in configs.items():

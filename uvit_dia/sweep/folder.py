@@ -8,13 +8,13 @@
     cells/NAME/logs/       stdout and stderr of train.py and eval_fid.py
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from uvit_dia.config.files import flatten, forbidden_changes, read_config_json, to_plain
 from uvit_dia.sweep.cells import CELLS_FOLDER
@@ -161,15 +161,17 @@ def write_cell_json(folder: Path, state: str, **facts: object) -> None:
 
 
 def is_held(lock: Path) -> bool:
-    """Say whether a process of this machine holds a lock file; nothing is created."""
-    if not lock.exists():
-        return False
-    probe = FileLock(lock)
+    """Say whether a process of this machine holds a lock file; nothing is written, so the folder may be read-only."""
     try:
-        probe.acquire(timeout=0)
-    except (Timeout, OSError):
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as filelock does, but shared
+    except OSError:
         return True
-    probe.release()
+    finally:
+        os.close(descriptor)
     return False
 
 

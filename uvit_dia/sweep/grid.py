@@ -5,11 +5,12 @@ from itertools import product
 from ml_collections import ConfigDict
 
 from uvit_dia.config.files import flatten
+from uvit_dia.config.schema import Config
 from uvit_dia.sweep.cells import Cell
 from uvit_dia.system.errors import InputError
 
 
-def expand(config: ConfigDict, base_config: ConfigDict) -> tuple[Cell, ...]:
+def expand(config: ConfigDict, base_config: Config) -> tuple[Cell, ...]:
     """Return the runs of a checked sweep config: seeds outermost, then batch sizes, then variants, baseline first."""
     others = [name for name in config.variants if name != config.baseline]
     variants = [config.baseline, *others]
@@ -20,7 +21,7 @@ def expand(config: ConfigDict, base_config: ConfigDict) -> tuple[Cell, ...]:
 
 
 def _make_cell(
-    config: ConfigDict, base_config: ConfigDict, variant: str, batch_size: int, seed: int
+    config: ConfigDict, base_config: Config, variant: str, batch_size: int, seed: int
 ) -> Cell:
     changes = flatten(config.overrides.to_dict()) | flatten(config.variants[variant].to_dict())
     base_rate = changes.pop("optimizer.learning_rate", base_config.optimizer.learning_rate)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
-from ml_collections import ConfigDict
 
 from uvit_dia.config.files import to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_training_images
 from uvit_dia.evaluation.extractors import Extractor, find_extractor
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
-from uvit_dia.sampling.schedulers import make_sampler_settings, make_schedule, make_scheduler
+from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.sweep.cells import Cell, Evaluation
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.system.errors import InputError, StorageError
@@ -91,7 +91,7 @@ def check_machine(
     return Machine(num_gpus, extractors)
 
 
-def _check_cell(config: ConfigDict, evaluation: Evaluation, memory: _Memory) -> tuple[str, int]:
+def _check_cell(config: Config, evaluation: Evaluation, memory: _Memory) -> tuple[str, int]:
     """Check one run; return the SHA-256 of its extractor and the number of its weights."""
     plain = to_plain(config)
     model, data = plain["model"], plain["data"]
@@ -113,28 +113,28 @@ def _check_cell(config: ConfigDict, evaluation: Evaluation, memory: _Memory) -> 
     return sha256, num_weights
 
 
-def _count_weights(config: ConfigDict) -> int:
+def _count_weights(config: Config) -> int:
     """Build the model without its memory; return its number of weights."""
     with torch.device("meta"):
         return sum(p.numel() for p in make_model(config).parameters())
 
 
-def _check_samplers(config: ConfigDict, evaluation: Evaluation) -> None:
+def _check_samplers(config: Config, evaluation: Evaluation) -> None:
     """Refuse samplers that the previews of the training, or the evaluation, would trip over."""
-    settings = make_sampler_settings(config)
+    settings = config.sample
     measured = replace(settings, sampler=evaluation.sampler, num_steps=evaluation.num_steps)
     for each in (settings, measured):
-        make_scheduler(each, make_schedule(config))
+        make_scheduler(each, config.diffusion)
 
 
-def _check_extractor(config: ConfigDict, evaluation: Evaluation, images: ImageSet) -> str:
+def _check_extractor(config: Config, evaluation: Evaluation, images: ImageSet) -> str:
     """Find the extractor that eval_fid.py will take, try it on an image, and return the SHA-256 of its file."""
     name = evaluation.extractor or config.eval.extractor
     weights = evaluation.weights
     if not weights and name == config.eval.extractor:
         weights = config.eval.weights
     source = find_extractor(name, weights)
-    check_num_images(evaluation.num_images, tuple(config.eval.metrics))
+    check_num_images(evaluation.num_images, config.eval.metrics)
     extractor = Extractor(source, "cpu")
     num_features = extractor.features(images.images[:1])[extractor.feature_layer].shape[1]
     if evaluation.num_images < num_features:

@@ -1,24 +1,15 @@
 """What a sweep is up to, as tables in plain text: `--dry_run` before it, `--status` during and after it."""
 
-import json
-import os
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from uvit_dia.sweep.config import Sweep
-from uvit_dia.sweep.folder import (
-    CELL_LOCK,
-    CELL_STATES,
-    cell_folders,
-    is_held,
-    read_cell_json,
-    read_json,
-    read_sweep_json,
-)
-from uvit_dia.system.errors import InputError
+from uvit_dia.sweep.folder import CELL_STATES
+from uvit_dia.sweep.record import CellRecord, read_sweep
+from uvit_dia.system.records import number
 
 MAX_TAIL_BYTES = 2**14
 MAX_NOTE_CHARACTERS = 80
@@ -108,61 +99,24 @@ def read_status(workdir: Path) -> list[CellStatus]:
     Raises:
         InputError: if there is no sweep in the folder.
     """
-    content = read_sweep_json(workdir)
-    if content is None:
-        raise InputError(f"{workdir} holds no sweep: there is no sweep.json")
-    folders = cell_folders(workdir, content)
-    planned = {cell["name"]: cell.get("num_steps") for cell in content["cells"]}
-    return [_read_cell(name, folder, planned[name]) for name, folder in folders.items()]
+    sweep = read_sweep(workdir, log_bytes=MAX_TAIL_BYTES)
+    by_name = {record.cell.name: record for record in sweep.cells}
+    return [_status_of(by_name[cell.name]) for cell in sweep.plan.run_order]
 
 
-def _read_cell(name: str, folder: Path, num_steps: object) -> CellStatus:
-    found = read_cell_json(folder)
-    run = read_json(folder / "status.json") or {}
-    last = _last_logged(folder / "metrics.jsonl")
-    steps = [v for v in (run.get("step"), last.get("step")) if isinstance(v, int)]
-    total = num_steps if isinstance(num_steps, int) else 0
-    state, note = str(found["state"]), str(found.get("reason") or "")
-    if state == "running":
-        state, note = _running(found, folder, note, is_trained=run.get("state") == "done")
-    value = found.get("value")
-    loss = last.get("loss")
+def _status_of(record: CellRecord) -> CellStatus:
+    loss = record.log[-1].get("loss") if record.log else None
+    values = [number(line.get("value")) for line in record.evaluations]
+    note = record.reason
     return CellStatus(
-        name=name,
-        state=state,
-        step=min(max(steps, default=0), total),
-        num_steps=total,
+        name=record.cell.name,
+        state=record.state,
+        step=record.step,
+        num_steps=record.cell.num_steps,
         loss=loss if isinstance(loss, float) else None,
-        metric=f"{found.get('metric')} {value:.4g}" if isinstance(value, float) else "",
+        metric=f"{record.evaluations[0]['metric']} {fmean(values):.4g}" if values else "",
         note=note if len(note) <= MAX_NOTE_CHARACTERS else note[: MAX_NOTE_CHARACTERS - 3] + "...",
     )
-
-
-def _running(found: dict, folder: Path, note: str, *, is_trained: bool) -> tuple[str, str]:
-    """Tell a cell that is running from one whose launcher was killed; a lock of another machine is not seen."""
-    is_here = found.get("host") == platform.node()
-    if is_here and not is_held(folder / CELL_LOCK):
-        return "preempted", "its launcher was killed; the sweep's command goes on with it"
-    return "running", note or ("evaluation" if is_trained else "")
-
-
-def _last_logged(path: Path) -> dict:
-    """Return the last whole line of a `metrics.jsonl` that holds a loss; {} where there is none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - MAX_TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    for line in reversed(lines):
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(values, dict) and "loss" in values:
-            return values
-    return {}
 
 
 def status_table(cells: Sequence[CellStatus]) -> str:

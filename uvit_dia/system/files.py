@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from uvit_dia.system.errors import InputError, StorageError
 
@@ -47,13 +48,31 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a text file.
+    """Append a line of JSON to a file; what a kill left of an earlier line is taken away first.
 
     Raises:
         StorageError: if it cannot be written.
     """
-    with _storage_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with _storage_errors(path), path.open("a+b") as file:
+        _mend_end(file)
+        file.write(line.encode() + b"\n")
+
+
+def _mend_end(file: BinaryIO) -> None:
+    """End a last line that lacks its line end, or take it away if it is not whole."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+    except (ValueError, RecursionError):
+        file.truncate(start)
+    else:
+        file.write(b"\n")
 
 
 @contextmanager

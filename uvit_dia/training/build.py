@@ -1,12 +1,11 @@
 """From a config to a trainer."""
 
-import torch
 from accelerate import Accelerator
-from ml_collections import ConfigDict
 from torch import nn
 
 from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.files import flatten, to_plain
+from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_training_images
@@ -23,31 +22,26 @@ from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.sampling.image_files import write_grid
 from uvit_dia.sampling.sampler import make_sampler
-from uvit_dia.sampling.schedulers import (
-    make_sampler_settings,
-    make_schedule,
-    make_scheduler,
-)
+from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.processes import failing_together
 from uvit_dia.training.log import TrainLog
-from uvit_dia.training.settings import PeriodicTask, TrainSettings, rows_of_rank
-from uvit_dia.training.trainer import Trainer
+from uvit_dia.training.noised_batch import rows_of_rank
+from uvit_dia.training.optimizer import make_optimizer
+from uvit_dia.training.trainer import PeriodicTask, Trainer
 
 
-def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator) -> Trainer:
+def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) -> Trainer:
     """Make everything that a training run needs; nothing is trained or written yet.
 
     Raises:
         InputError: if data, batch size or extractor do not fit the config or the launch.
     """
-    train, optimizer = config.train, config.optimizer
+    train = config.train
     rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
     check_images_at_a_time(config, accelerator.num_processes)
-    make_scheduler(
-        make_sampler_settings(config), make_schedule(config)
-    )  # refuses what a preview would trip over
+    make_scheduler(config.sample, config.diffusion)  # refuses what a preview would trip over
     source = None
     if train.eval_every_steps:
         check_num_images(config.eval.num_images, config.eval.metrics)
@@ -85,22 +79,10 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     return Trainer(
         accelerator,
         model,
-        torch.optim.AdamW(
-            model.parameters(),
-            lr=optimizer.learning_rate,
-            betas=tuple(optimizer.betas),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        ),
-        diffusion=Diffusion(
-            make_schedule(config),
-            loss_weighting=config.diffusion.loss_weighting,
-            min_snr_gamma=config.diffusion.min_snr_gamma,
-            device=accelerator.device,
-        ),
+        make_optimizer(model, config.optimizer),
+        diffusion=Diffusion(config.diffusion, accelerator.device),
         batches=batches,
-        settings=_train_settings(config),
+        config=config,
         checkpoints=RunCheckpoints(
             folder, config, num_processes=accelerator.num_processes, warn=log.warn
         ),
@@ -109,25 +91,8 @@ def make_trainer(config: ConfigDict, folder: RunFolder, accelerator: Accelerator
     )
 
 
-def _train_settings(config: ConfigDict) -> TrainSettings:
-    return TrainSettings(
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        num_steps=config.train.num_steps,
-        accumulation_steps=config.train.accumulation_steps,
-        learning_rate=config.optimizer.learning_rate,
-        lr_schedule=config.optimizer.lr_schedule,
-        warmup_steps=config.optimizer.warmup_steps,
-        max_grad_norm=config.optimizer.max_grad_norm,
-        ema=to_plain(config)["ema"],
-        log_every_steps=config.train.log_every_steps,
-        checkpoint_every_steps=config.train.checkpoint_every_steps,
-        keep_checkpoints=config.train.keep_checkpoints,
-    )
-
-
 def _make_tasks(
-    config: ConfigDict,
+    config: Config,
     folder: RunFolder,
     accelerator: Accelerator,
     images: ImageSet,
@@ -136,7 +101,7 @@ def _make_tasks(
     log: TrainLog,
 ) -> tuple[PeriodicTask, ...]:
     """Make the previews and evaluations that a run does on its way, with the averaged weights."""
-    settings = make_sampler_settings(config)
+    settings = config.sample
     loaded: list[tuple[Extractor, Reference, Features | None]] = []  # made at the first evaluation
 
     def preview(step: int, model: nn.Module) -> dict[str, object]:
@@ -178,7 +143,7 @@ def _make_tasks(
             reference,
             held_out,
             num_images=config.eval.num_images,
-            names=tuple(config.eval.metrics),
+            names=config.eval.metrics,
             accelerator=accelerator,
             show_progress=False,
         )
@@ -190,7 +155,7 @@ def _make_tasks(
 
 
 def start_trackers(
-    accelerator: Accelerator, config: ConfigDict, folder: RunFolder, *, step: int
+    accelerator: Accelerator, config: Config, folder: RunFolder, *, step: int
 ) -> None:
     """Start the trackers of a run, at its first start with its config as plain values.
 

@@ -1,51 +1,34 @@
 """The exponential moving average of the weights, which is what is sampled from."""
 
-import copy
-from typing import TypedDict
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-
-class EMASettings(TypedDict):
-    """The settings of an average, as `ema_decay` takes them by name.
-
-    Attributes:
-        decay: decay a step, in [0, 1); 0 where the half-life rules.
-        halflife_images: half-life in images; 0 where the decay rules.
-        rampup_ratio: highest half-life as a share of the images seen so far; 0 for no bound.
-    """
-
-    decay: float
-    halflife_images: int
-    rampup_ratio: float
+from uvit_dia.config.schema import EMAConfig
 
 
-def ema_decay(
-    step: int, batch_size: int, *, decay: float, halflife_images: int, rampup_ratio: float
-) -> float:
+def ema_decay(step: int, batch_size: int, config: EMAConfig) -> float:
     """Return the decay of one update.
 
-    With `halflife_images` the average forgets half of its past in so many images, whatever the batch size: a sweep
-    over batch sizes can hold it fixed. `rampup_ratio` bounds the half-life by this share of the images seen so far
-    (Karras et al. 2022, arXiv:2206.00364, their code's `ema_rampup_ratio`), so that a young average is not stuck at
-    the initial weights.
+    With `halflife_images` the average forgets half of its past in so many images, whatever the
+    batch size B: the decay is 2^(-B / halflife). A sweep over batch sizes can hold it fixed.
+    `rampup_ratio` bounds the half-life by this share of the images seen so far (Karras et al. 2022,
+    arXiv:2206.00364, `ema_rampup_ratio` of their code), so that a young average is not stuck at the
+    initial weights.
 
     Args:
         step: optimizer step just finished, from 0.
-        batch_size: global batch size.
-        decay: decay a step, in [0, 1); 0 where the half-life rules.
-        halflife_images: half-life in images; 0 where the decay rules.
-        rampup_ratio: 0 for no bound.
+        batch_size: global batch size B.
+        config: the group `ema`.
 
     Returns:
         The factor of the old average, in [0, 1).
     """
-    if halflife_images:
-        decay = 0.5 ** (batch_size / halflife_images)
-    if rampup_ratio:
-        halflife = rampup_ratio * (step + 1) * batch_size
+    decay = config.decay
+    if config.halflife_images:
+        decay = 0.5 ** (batch_size / config.halflife_images)
+    if config.rampup_ratio:
+        halflife = config.rampup_ratio * (step + 1) * batch_size
         decay = min(decay, 0.5 ** (batch_size / halflife))
     return decay
 
@@ -58,13 +41,12 @@ class EMA:
 
     Args:
         model: the unwrapped model whose parameters are averaged.
-        averaged: a copy of it that will hold the average, of the same values; None for a deep copy. A copy from
-            before Accelerate prepared the model computes in float32 whatever the training's precision, and shards
-            of FSDP cannot be copied at all: there, such a copy is sharded like the model.
+        averaged: a copy of it that will hold the average, of the same values. It is made before
+            Accelerate prepares the model, so that it computes in float32 whatever the training's
+            precision; with FSDP, whose shards cannot be copied, it is then sharded like the model.
     """
 
-    def __init__(self, model: nn.Module, averaged: nn.Module | None = None) -> None:
-        averaged = copy.deepcopy(model) if averaged is None else averaged
+    def __init__(self, model: nn.Module, averaged: nn.Module) -> None:
         self.model = averaged.eval().requires_grad_(False)
         # Both lists share the models' storage; of shards, that of this process.
         self._averages = [_local(p) for p in self.model.parameters()]

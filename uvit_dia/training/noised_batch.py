@@ -7,6 +7,23 @@ from torch import Tensor
 
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.rng import integer_rows, normal_rows
+from uvit_dia.system.errors import InputError
+
+
+def rows_of_rank(batch_size: int, accumulation_steps: int, rank: int, num_processes: int) -> range:
+    """Return the positions in the global batch that a process works on.
+
+    Raises:
+        InputError: if the batch cannot be divided evenly among processes and accumulation steps.
+    """
+    parts = num_processes * accumulation_steps
+    if batch_size % parts:
+        raise InputError(
+            f"train.batch_size = {batch_size} is not divisible by {num_processes} processes "
+            f"x train.accumulation_steps = {accumulation_steps}"
+        )
+    share = batch_size // num_processes
+    return range(rank * share, (rank + 1) * share)
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,7 @@ def draw_batch(
         batch_size: global batch size.
     """
     place = (step, rows, batch_size)
-    timesteps = integer_rows(seed, "timesteps", *place, diffusion.schedule.num_train_timesteps)
+    timesteps = integer_rows(seed, "timesteps", *place, diffusion.config.num_train_timesteps)
     dropout_seeds = integer_rows(seed, "dropout", *place, 2**62)
     eps = normal_rows(seed, "eps", *place, tuple(x_0.shape[1:]), x_0.device)
     timesteps = timesteps.to(x_0.device, non_blocking=True)

@@ -3,9 +3,9 @@
 import shutil
 
 import torch.distributed as dist
-from ml_collections import ConfigDict
 
-from uvit_dia.config.schema import UNIT_OVER_IMAGES
+from uvit_dia.config.schema import Config
+from uvit_dia.config.units import moves_averages
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import PROCESS_TIMEOUT_MINUTES, make_accelerator
 from uvit_dia.system.errors import (
@@ -24,7 +24,7 @@ CHECKPOINTS_THAT_MUST_FIT = 3
 
 
 def train(
-    config: ConfigDict,
+    config: Config,
     folder: RunFolder,
     *,
     allow_other_world_size: bool = False,
@@ -47,8 +47,9 @@ def train(
         MemoryShortageError: if something does not fit into memory.
     """
     accelerator = make_accelerator(
-        mixed_precision=config.train.mixed_precision,
-        compile=config.train.compile,
+        # "auto" is the careful choice here: float32, not compiled
+        mixed_precision=config.train.mixed_precision.replace("auto", "no"),
+        compile=config.train.compile is True,
         workdir=folder.path,
         tracker=config.train.tracker,
         process_timeout_minutes=process_timeout_minutes,
@@ -79,7 +80,7 @@ def train(
         trainer.log.close()
 
 
-def _fit(trainer: Trainer, config: ConfigDict) -> None:
+def _fit(trainer: Trainer, config: Config) -> None:
     """Run the training and write how it ended."""
     state = "failed"
     reason = ""
@@ -117,11 +118,13 @@ def _fit(trainer: Trainer, config: ConfigDict) -> None:
             )
 
 
-def _advice_for_a_step(config: ConfigDict) -> str:
+def _advice_for_a_step(config: Config) -> str:
     """Say what makes a training step smaller; what a run may not change needs a run of its own."""
     train = config.train
     here = "data.on_device = False, or " if config.data.on_device else ""
-    is_open = not train.gradient_checkpointing and config.model.attention != UNIT_OVER_IMAGES
+    model = config.model
+    moves = moves_averages(model.attention, model.attention_options.normalisation)
+    is_open = not moves and not train.gradient_checkpointing
     less = " or train.gradient_checkpointing" if is_open else ""
     return (
         f"with train.batch_size = {train.batch_size}; try {here}in another --workdir "

@@ -7,15 +7,19 @@ Everything random in it is a function of (seed, step) for the global batch, slic
 import copy
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
 from torch import Tensor, nn
 
+from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.diffusion import Diffusion
+from uvit_dia.models.units.of_blocks import UnitsOfBlocks
 from uvit_dia.runs import state as training_state
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.runs.same_start import choose_together
@@ -23,8 +27,8 @@ from uvit_dia.system.errors import DivergedError, NonFiniteImagesError, StoppedE
 from uvit_dia.system.signals import StopRequest
 from uvit_dia.training.ema import EMA, ema_decay
 from uvit_dia.training.log import TrainLog
-from uvit_dia.training.noised_batch import NoisedBatch, draw_batch
-from uvit_dia.training.settings import PeriodicTask, TrainSettings, learning_rate_at, rows_of_rank
+from uvit_dia.training.noised_batch import NoisedBatch, draw_batch, rows_of_rank
+from uvit_dia.training.optimizer import learning_rate_at
 from uvit_dia.training.stability import (
     buffers_kept,
     noise_scale_terms,
@@ -38,6 +42,20 @@ STOP_EVERY_STEPS = (
 )
 
 
+@dataclass(frozen=True)
+class PeriodicTask:
+    """Something done with the averaged model every so many steps, on all processes together.
+
+    Attributes:
+        every_steps: 0 for never.
+        run: called with the step and the averaged model; what it returns is logged. It may raise a
+            `NonFiniteImagesError`, on all processes, which is logged too and does not end the run.
+    """
+
+    every_steps: int
+    run: Callable[[int, nn.Module], dict[str, object]]
+
+
 class Trainer:
     """One training run.
 
@@ -47,7 +65,7 @@ class Trainer:
         optimizer: torch's optimizer over its parameters, not yet prepared.
         diffusion: forward process and loss, on the accelerator's device.
         batches: the training images.
-        settings: the run's numbers.
+        config: of the run.
         checkpoints: of this run.
         log: where measurements go.
         tasks: previews and evaluations.
@@ -64,7 +82,7 @@ class Trainer:
         *,
         diffusion: Diffusion,
         batches: TrainingBatches,
-        settings: TrainSettings,
+        config: Config,
         checkpoints: RunCheckpoints,
         log: TrainLog,
         tasks: tuple[PeriodicTask, ...] = (),
@@ -72,14 +90,14 @@ class Trainer:
         self.accelerator = accelerator
         self.diffusion = diffusion
         self.batches = batches
-        self.settings = settings
+        self.config = config
         self.checkpoints = checkpoints
         self.log = log
         self.tasks = tasks
         self.step = 0
         self.rows = rows_of_rank(
-            settings.batch_size,
-            settings.accumulation_steps,
+            config.train.batch_size,
+            config.train.accumulation_steps,
             accelerator.process_index,
             accelerator.num_processes,
         )
@@ -105,30 +123,30 @@ class Trainer:
         started = time.monotonic()
         x_0 = self.batches.x_0(self.step, self.rows)
         self.log.data_seconds += time.monotonic() - started
-        settings, logs = self.settings, self._logs_after(self.step + 1)
+        config, logs = self.config, self._logs_after(self.step + 1)
         batch = draw_batch(
             x_0,
             self.diffusion,
-            seed=settings.seed,
+            seed=config.seed,
             step=self.step,
             rows=self.rows,
-            batch_size=settings.batch_size,
+            batch_size=config.train.batch_size,
         )
         loss = self._backward(batch)
         grad_norm = whole(
             self.accelerator.clip_grad_norm_(
-                self.model.parameters(), settings.max_grad_norm or math.inf
+                self.model.parameters(), config.optimizer.max_grad_norm or math.inf
             )
         )
         loss, stops = self._agree(loss, stop_requested)
         self._skip_update_unless_finite(loss, grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, settings)
+            group["lr"] = learning_rate_at(self.step, config.optimizer, config.train.num_steps)
         noise = self._noise_scale(batch, grad_norm) if logs else {}
         before = [p.detach().clone() for p in self.model.parameters()] if logs else []
         self.prepared_optimizer.step()
         self.prepared_optimizer.zero_grad()
-        self.ema.update(ema_decay(self.step, settings.batch_size, **settings.ema))
+        self.ema.update(ema_decay(self.step, config.train.batch_size, config.ema))
         self.log.add(loss, grad_norm)
         self.step += 1
         if logs:
@@ -137,15 +155,24 @@ class Trainer:
 
     def _backward(self, batch: NoisedBatch) -> Tensor:
         """Accumulate the gradient of this rank's share, part by part; return its mean loss, ()."""
-        parts = self.settings.accumulation_steps
+        parts = self.config.train.accumulation_steps
         total = torch.zeros((), device=self.device)
         for index, part in enumerate(batch.parts(parts)):
             is_last = index == parts - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 loss = self._loss(self.model, part) / parts
-                self.accelerator.backward(loss)
+                self.accelerator.backward(self._with_penalty(loss, parts))
             total += loss.detach()
         return total
+
+    def _with_penalty(self, loss: Tensor, parts: int = 1) -> Tensor:
+        """Add the penalty of the attention unit, if it has one, to what the gradient is taken of.
+
+        The loss that is logged, by which runs are compared, goes without it.
+        """
+        model = self._unwrapped
+        penalty = model.attention_penalty() if isinstance(model, UnitsOfBlocks) else None
+        return loss if penalty is None else loss + whole(penalty) / parts
 
     def _loss(self, model: nn.Module, part: NoisedBatch) -> Tensor:
         """Return the mean loss of some noised images, ()."""
@@ -196,7 +223,7 @@ class Trainer:
     # ---------------------------------------------------------------- log
 
     def _logs_after(self, step: int) -> bool:
-        return step % self.settings.log_every_steps == 0 or step == self.settings.num_steps
+        return step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps
 
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
         """Measure the terms of the gradient noise scale: this step's gradient beside that of half a share.
@@ -204,7 +231,7 @@ class Trainer:
         It costs half a forward and backward pass of one part, on log steps only, and touches neither gradients nor
         buffers. Without it go sharded models, which cannot run outside their wrapper, and parts too small to halve.
         """
-        small_batch = len(batch) // self.settings.accumulation_steps // 2
+        small_batch = len(batch) // self.config.train.accumulation_steps // 2
         model = self._unwrapped
         fewest = 2 if normalises_over_batch(model) else 1
         if small_batch < fewest or self._whole is not None:
@@ -213,10 +240,10 @@ class Trainer:
             with self.accelerator.autocast():
                 loss = self._loss(model, batch[:small_batch])
             wanted = [p for p in model.parameters() if p.requires_grad]
-            gradients = torch.autograd.grad(loss, wanted)
+            gradients = torch.autograd.grad(self._with_penalty(loss), wanted)
         small = self.accelerator.reduce(squared_norm(list(gradients)), "mean")
         signal, noise = noise_scale_terms(
-            float(small), float(grad_norm) ** 2, small_batch, self.settings.batch_size
+            float(small), float(grad_norm) ** 2, small_batch, self.config.train.batch_size
         )
         ratio = noise / signal if signal > 0 else None
         return {"noise_scale_signal": signal, "noise_scale_noise": noise, "noise_scale": ratio}
@@ -226,13 +253,13 @@ class Trainer:
         after = [p.detach() for p in self.model.parameters()]
         update = squared_norm(list(torch._foreach_sub(after, before))).sqrt()
         weight = squared_norm(before).sqrt()
-        step = self.step - 1
+        step, config = self.step - 1, self.config
         self.log.write(
             self.step,
-            images=self.step * self.settings.batch_size,
-            lr=learning_rate_at(step, self.settings),
+            images=self.step * config.train.batch_size,
+            lr=learning_rate_at(step, config.optimizer, config.train.num_steps),
             update_ratio=float(update / weight),
-            ema_decay=ema_decay(step, self.settings.batch_size, **self.settings.ema),
+            ema_decay=ema_decay(step, config.train.batch_size, config.ema),
             **noise,
         )
 
@@ -247,11 +274,11 @@ class Trainer:
             StorageError: if a checkpoint cannot be written.
         """
         with StopRequest() as stop:
-            while self.step < self.settings.num_steps:
+            while self.step < self.config.train.num_steps:
                 stops = self.train_step(bool(stop))
-                is_last = self.step == self.settings.num_steps
+                is_last = self.step == self.config.train.num_steps
                 self._run_tasks()
-                if stops or is_last or self.step % self.settings.checkpoint_every_steps == 0:
+                if stops or is_last or self.step % self.config.train.checkpoint_every_steps == 0:
                     self.save()
                 if stops and not is_last:
                     raise StoppedEarly(

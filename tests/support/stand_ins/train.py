@@ -15,6 +15,7 @@ from absl import flags
 
 from uvit_dia import cli
 from uvit_dia.config.files import config_hash
+from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.errors import DivergedError, InputError, StoppedEarly
 from uvit_dia.system.files import write_json
@@ -26,10 +27,10 @@ SAVE_EVERY_STEPS = 5
 
 def main(argv: list[str]) -> None:
     values = cli.new_flags()
-    cli.define_config_flag(values, argv)
+    define_config_flag(values)
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     cli.parse_flags(values, argv, "")
-    config = cli.read_config(values)
+    config = read_config(values)
     folder = RunFolder(Path(values["workdir"].value))
     folder.lock()
     saved = folder.path / "saved.json"

@@ -6,7 +6,7 @@ arXiv:2210.16101), `norm2` of a ViT's blocks puts the unit between Norm and MLP 
 model's own code, names and weights stay as they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from torch import Tensor, nn
@@ -98,6 +98,7 @@ def share_attention(
     _check_unit(unit, options)
     _check_model(model, name)
     stage_names = resolve_targets(model, targets)
+    _check_uncompiled(model, chain.from_iterable(stage_names.values()))
     outputs = {} if example_input is None else observe_targets(model, stage_names, example_input)
     complete = complete_options({**_defaults(unit), **options})
 
@@ -158,6 +159,19 @@ def _check_model(model: nn.Module, name: str) -> None:
             f"name must be a new attribute of the model, without dots, got {name!r}: choose"
             " another name="
         )
+
+
+def _check_uncompiled(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse targets in modules that are compiled: their programs may run on without the hooks."""
+    for name in names:
+        parts = name.split(".")
+        for end in range(len(parts) + 1):
+            holder = ".".join(parts[:end])
+            module = model.get_submodule(holder)
+            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+                raise ValueError(
+                    f"{holder or 'the model'} is compiled: call share_attention before torch.compile"
+                )
 
 
 def _move_to(stage: Stage, target: nn.Module, model: nn.Module) -> None:

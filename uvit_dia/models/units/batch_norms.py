@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-NORMALISATIONS = ("default", "block", "shared")
+from uvit_dia.config.units import NORMALISATIONS
 
 
 class BatchNorms(nn.ModuleDict):

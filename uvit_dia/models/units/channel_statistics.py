@@ -10,13 +10,13 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from uvit_dia.config.units import VARIANCES
 from uvit_dia.models.layers import INITIAL_STD
 from uvit_dia.models.units.batch_norms import BatchNorms
 from uvit_dia.models.units.channel import ChannelUnit
 from uvit_dia.models.units.protocol import UnitOptions
 
 STD_EPS = 1e-5
-VARIANCES = ("biased", "unbiased")
 
 
 class SRM(ChannelUnit):

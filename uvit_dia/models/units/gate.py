@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-GATE_INITS = ("paper", "identity", "rescaled")
-GATE_FORMS = ("h", "mean_one", "residual")
+from uvit_dia.config.units import GATE_FORMS, GATE_INITS
+
 IDENTITY_SLOPE = 4
 
 

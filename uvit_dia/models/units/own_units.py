@@ -66,8 +66,10 @@ def find_own_unit(unit: str | type[AttentionUnit]) -> type[AttentionUnit]:
             f"attention {unit!r} is code that is not imported; if you trust it, import"
             f" {module_name} first, or give --import {module_name}"
         )
-    # getattr could run the code of a module that makes its attributes when they are asked for
-    found = getattr(sys.modules[module_name], "__dict__", {}).get(class_name)
+    found: object = sys.modules[module_name]
+    for part in class_name.split("."):
+        # getattr could run the code of a module that makes its attributes when they are asked for
+        found = getattr(found, "__dict__", {}).get(part)
     if not _is_unit(found):
         raise ValueError(
             f"attention {unit!r}: {module_name} has no class {class_name} that derives from"

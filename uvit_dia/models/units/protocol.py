@@ -21,11 +21,9 @@ from typing import ClassVar, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
+from uvit_dia.config.units import LINEAR_INITS, POOLS
 from uvit_dia.models.layers import initialise_linear
 from uvit_dia.models.units.gate import Gate
-
-POOLS = ("all", "patches")
-LINEAR_INITS = ("u_vit", "torch")
 
 
 class UnitState(NamedTuple):

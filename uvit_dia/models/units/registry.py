@@ -3,13 +3,19 @@
 What the units say of themselves stands in `config.units`, where it can be read without torch.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any
 
-from uvit_dia.config.units import DEFAULT_OPTIONS, UNITS, units_with
+from uvit_dia.config.units import (
+    DEFAULT_OPTIONS,
+    PLACES,
+    UNITS,
+    own_number,
+    set_without_effect,
+    units_with,
+)
 from uvit_dia.models.units.channel import ECA, SE, SEM, Constant
 from uvit_dia.models.units.channel_statistics import SPEM, SRM
 from uvit_dia.models.units.own_units import facts_of_class, find_own_unit
@@ -37,7 +43,6 @@ CLASSES: dict[str, type[AttentionUnit]] = {
     "constant": Constant,
 }
 ATTENTION_NAMES = ("none", *CELLS, *CLASSES)  # those of this project
-PLACES = ("mlp_input", "mlp_output")
 
 
 def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,20 +100,23 @@ def make_attention_unit(
     Raises:
         ValueError: for an unknown name, or options that do not fit the channels or the unit.
     """
-    name = unit if isinstance(unit, str) else unit.__name__
     make: Callable[..., AttentionUnit]
-    if name in CELLS:
-        make, facts = partial(_make_recurrent, CELLS[name]), UNITS[name]
-    elif name in CLASSES:
-        make, facts = CLASSES[name], UNITS[name]
+    if isinstance(unit, str) and unit in CELLS:
+        facts = UNITS[unit]
+        make = partial(_make_recurrent, CELLS[unit], facts.activation)
+    elif isinstance(unit, str) and unit in CLASSES:
+        make, facts = CLASSES[unit], UNITS[unit]
     else:
         make = find_own_unit(unit)
         facts = facts_of_class(make)
-    _refuse_options_without_effect(name, options, facts.options)
+    _refuse_options_without_effect(str(unit), options)
     arguments = {key: options[key] for key in facts.options}
     for key, own in (("reduction", facts.reduction), ("groups", facts.groups)):
         if arguments.get(key) == 0:
-            arguments[key] = math.gcd(own, channels)
+            if own:
+                arguments[key] = own_number(own, channels)
+            else:  # a unit of the user's own, whose constructor knows
+                del arguments[key]
     if "block_indices" in signature(make).parameters:
         arguments["block_indices"] = block_indices
     return make(
@@ -123,30 +131,21 @@ def make_attention_unit(
 
 def _make_recurrent(
     cell_class: Callable[..., RecurrentCell],
+    own_activation: str,
     channels: int,
     **options: Any,  # noqa: ANN401  # each checks its own
 ) -> RecurrentUnit:
     of_cell = {key: options.pop(key) for key in CELL_OPTIONS if key in options}
     if of_cell["activation"] == "default":
-        del of_cell["activation"]
+        of_cell["activation"] = own_activation
     return RecurrentUnit(cell_class(channels, **of_cell), **options)
 
 
-def _refuse_options_without_effect(
-    name: str, options: Mapping[str, Any], taken: Sequence[str]
-) -> None:
-    """Refuse an option that was set for a unit which does not take it.
-
-    `reduction` and `groups` are let through: older configs set them whatever the unit is.
-    """
-    for key, default in DEFAULT_OPTIONS.items():
-        owners = units_with(key)
-        if key in ("reduction", "groups") or not owners or key in taken:
-            continue
-        if options[key] != default:
-            like = [other for other in DEFAULT_OPTIONS if units_with(other) == owners]
-            has = "neither" if len(like) > 1 else "none"
-            raise ValueError(
-                f"{' and '.join(like)} {'is an option' if len(like) == 1 else 'are options'}"
-                f" of {', '.join(owners)}; {name} has {has}"
-            )
+def _refuse_options_without_effect(name: str, options: Mapping[str, Any]) -> None:
+    option = set_without_effect(name, options)
+    if option is None:
+        return
+    owners = units_with(option)
+    like = [other for other in DEFAULT_OPTIONS if units_with(other) == owners]
+    are, has = ("are options", "neither") if len(like) > 1 else ("is an option", "none")
+    raise ValueError(f"{' and '.join(like)} {are} of {', '.join(owners)}; {name} has {has}")
