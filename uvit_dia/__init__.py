@@ -14,7 +14,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what a user asks for by name only then: commands answer mistakes before torch is there."""
+    """Import a public name when it is first used: mistakes are told before torch is imported."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

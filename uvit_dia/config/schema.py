@@ -14,6 +14,7 @@ from uvit_dia.config.rules import (
     Rule,
     boolean,
     choice,
+    colour,
     integer,
     number,
     text,
@@ -69,8 +70,12 @@ class DataConfig(Group, prefix="data."):
     """The training images."""
 
     name: str = key(choice(*DATA_NAMES), "Kind of image set")
-    path: str = key(text(), "Where it lies; may be empty for digits and cifar10")
+    path: str = key(text(), "Where it lies; empty for digits and for CIFAR-10 in the user's cache")
     resize: bool = key(boolean(), "Scale and crop images of another size")
+    background: str = key(colour(), "Colour behind transparent parts of images", absent="white")
+    skip_unreadable: bool = key(
+        boolean(), "Leave out images that cannot be read, instead of refusing the set", absent=False
+    )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")
 
@@ -120,9 +125,14 @@ class TrainConfig(Group, prefix="train."):
         unit="parts",
     )
     mixed_precision: str = key(
-        choice("no", "bf16", "auto"), "Precision of the network; weights are float32"
+        choice("no", "bf16", "auto"),
+        "Precision of the network, whose weights are float32; auto: bf16 on a GPU that has it, "
+        "else no",
     )
-    compile: bool | str = key(boolean("auto"), "Compile the network with torch.compile")
+    compile: bool | str = key(
+        boolean("auto"),
+        "Compile the network with torch.compile; auto: on a GPU, if there is a compiler",
+    )
     gradient_checkpointing: bool = key(boolean(), "Compute activations twice to save memory")
     log_every_steps: int = key(integer(1), "Distance between log lines", unit="steps")
     checkpoint_every_steps: int = key(integer(1), "Distance between checkpoints", unit="steps")

@@ -1,8 +1,8 @@
 """The training loop, through Accelerate.
 
-Path of a step: x_0 -> timesteps, eps -> x_t -> eps_hat -> loss -> backward, clip, optimizer, lr -> EMA -> step + 1.
-Everything random in it is a function of (seed, step) for the global batch, sliced by rank (`rng.py`).
-"""
+Path of a step: x_0 -> timesteps, eps -> x_t -> eps_hat -> loss -> backward, clip, optimizer, lr ->
+EMA -> step + 1. Everything random in it is a function of (seed, step) for the global batch, sliced
+by rank (`rng.py`)."""
 
 import copy
 import math
@@ -21,10 +21,16 @@ from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.models.units.of_blocks import UnitsOfBlocks
 from uvit_dia.runs import state as training_state
-from uvit_dia.runs.resume import RunCheckpoints
-from uvit_dia.runs.same_start import choose_together
-from uvit_dia.system.errors import DivergedError, NonFiniteImagesError, StoppedEarly
-from uvit_dia.system.signals import StopRequest
+from uvit_dia.runs.resume import RunCheckpoints, choose_together
+from uvit_dia.system.accelerator import execution_of
+from uvit_dia.system.compilation import compile_errors_told
+from uvit_dia.system.errors import (
+    DivergedError,
+    InputError,
+    NonFiniteImagesError,
+    StoppedEarly,
+)
+from uvit_dia.system.signals import StoppedAtOnce, StopRequest
 from uvit_dia.training.ema import EMA, ema_decay
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.noised_batch import NoisedBatch, draw_batch, rows_of_rank
@@ -112,7 +118,8 @@ class Trainer:
         if is_sharded:
             averaged = fsdp2_prepare_model(accelerator, averaged)
         self.ema = EMA(self._unwrapped, averaged)
-        # The first step whose loss or gradient was not finite; from it on the device itself skips every update.
+        # The first step whose loss or gradient was not finite; from it on the device itself skips
+        # every update.
         self._bad_step = torch.full((), -1, device=self.device)
         self._fused_skips_updates = self.device.type == "cuda"
 
@@ -120,18 +127,8 @@ class Trainer:
 
     def train_step(self, stop_requested: bool = False) -> bool:
         """Do one optimizer step, and say whether some process was asked to stop."""
-        started = time.monotonic()
-        x_0 = self.batches.x_0(self.step, self.rows)
-        self.log.data_seconds += time.monotonic() - started
         config, logs = self.config, self._logs_after(self.step + 1)
-        batch = draw_batch(
-            x_0,
-            self.diffusion,
-            seed=config.seed,
-            step=self.step,
-            rows=self.rows,
-            batch_size=config.train.batch_size,
-        )
+        batch = self._draw_batch()
         loss = self._backward(batch)
         grad_norm = whole(
             self.accelerator.clip_grad_norm_(
@@ -152,6 +149,20 @@ class Trainer:
         if logs:
             self._write_log(before, noise)
         return stops
+
+    def _draw_batch(self) -> NoisedBatch:
+        """Return this rank's share of the batch of the step in hand, noised."""
+        started = time.monotonic()
+        x_0 = self.batches.x_0(self.step, self.rows)
+        self.log.data_seconds += time.monotonic() - started
+        return draw_batch(
+            x_0,
+            self.diffusion,
+            seed=self.config.seed,
+            step=self.step,
+            rows=self.rows,
+            batch_size=self.config.train.batch_size,
+        )
 
     def _backward(self, batch: NoisedBatch) -> Tensor:
         """Accumulate the gradient of this rank's share, part by part; return its mean loss, ()."""
@@ -182,9 +193,9 @@ class Trainer:
     def _agree(self, loss: Tensor, stop_requested: bool) -> tuple[Tensor, bool]:
         """Average the loss over the processes and learn whether one of them was asked to stop.
 
-        On an accelerator with several processes the answer is read on log steps and every `STOP_EVERY_STEPS` steps,
-        by the number of the step, which all processes share, so that the host seldom waits.
-        """
+        On an accelerator with several processes the answer is read on log steps and every
+        `STOP_EVERY_STEPS` steps, by the number of the step, which all processes share, so that the
+        host seldom waits."""
         if self.accelerator.num_processes == 1:
             return loss, stop_requested
         asked = torch.full((), float(stop_requested), device=self.device)
@@ -199,9 +210,8 @@ class Trainer:
     def _skip_update_unless_finite(self, loss: Tensor, grad_norm: Tensor) -> None:
         """See to it that a non-finite loss or gradient never reaches the weights.
 
-        On CUDA the fused optimizer skips the update, and all later ones, by itself; the host looks on log steps. On
-        other devices looking costs nothing, and is done at once.
-        """
+        On CUDA the fused optimizer skips the update, and all later ones, by itself; the host looks
+        on log steps. On other devices looking costs nothing, and is done at once."""
         is_bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
         is_first = is_bad & (self._bad_step < 0)
         self._bad_step = torch.where(is_first, self.step, self._bad_step)
@@ -216,7 +226,8 @@ class Trainer:
         if bad_step >= 0:
             self.log.record(self.step, {"nonfinite": 1, "nonfinite_step": bad_step})
             raise DivergedError(
-                f"loss or gradient became non-finite at step {bad_step}; the weights were not updated with it. "
+                f"loss or gradient became non-finite at step {bad_step}; "
+                "the weights were not updated with it. "
                 f"Last checkpoint: {self.checkpoints.newest_name()}"
             )
 
@@ -226,11 +237,13 @@ class Trainer:
         return step % self.config.train.log_every_steps == 0 or step == self.config.train.num_steps
 
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
-        """Measure the terms of the gradient noise scale: this step's gradient beside that of half a share.
+        """Measure the terms of the gradient noise scale.
 
-        It costs half a forward and backward pass of one part, on log steps only, and touches neither gradients nor
-        buffers. Without it go sharded models, which cannot run outside their wrapper, and parts too small to halve.
-        """
+        This step's gradient beside that of half a share.
+
+        It costs half a forward and backward pass of one part, on log steps only, and touches
+        neither gradients nor buffers. Without it go sharded models, which cannot run outside their
+        wrapper, and parts too small to halve."""
         small_batch = len(batch) // self.config.train.accumulation_steps // 2
         model = self._unwrapped
         fewest = 2 if normalises_over_batch(model) else 1
@@ -266,14 +279,19 @@ class Trainer:
     # ---------------------------------------------------------------- the run
 
     def fit(self) -> None:
-        """Train from where the run stands to its last step; log, preview, evaluate and save on the way.
+        """Train from where the run stands to its last step.
+
+        Log, preview, evaluate and save on the way.
 
         Raises:
             StoppedEarly: after a stop signal, with the state saved.
             DivergedError: if a loss or gradient became non-finite.
             StorageError: if a checkpoint cannot be written.
+            InputError: if the network cannot be compiled.
         """
         with StopRequest() as stop:
+            if execution_of(self.accelerator).compile and self.step < self.config.train.num_steps:
+                self._compile(stop)
             while self.step < self.config.train.num_steps:
                 stops = self.train_step(bool(stop))
                 is_last = self.step == self.config.train.num_steps
@@ -282,12 +300,39 @@ class Trainer:
                     self.save()
                 if stops and not is_last:
                     raise StoppedEarly(
-                        f"stopped by {stop.signal_name or 'another process'} at step {self.step}, state saved; "
-                        "resume with the same command"
+                        f"stopped by {stop.signal_name or 'another process'} at step {self.step}, "
+                        "state saved; resume with the same command"
                     )
 
+    def _compile(self, stop: StopRequest) -> None:
+        """Compile the network by a forward and a backward pass whose gradients are dropped.
+
+        It takes minutes and belongs to no step, so that one process can be stopped at once and
+        loses nothing. Several processes finish it together; what a Ctrl-C did to the compiler of
+        one of them counts as having been stopped."""
+        is_alone = self.accelerator.num_processes == 1
+        try:
+            with (
+                self.log.told_compiling(),
+                compile_errors_told(),
+                buffers_kept(self._unwrapped),
+                stop.at_once() if is_alone else nullcontext(),
+            ):
+                self._backward(self._draw_batch())
+        except (StoppedAtOnce, InputError) as error:
+            if not stop:
+                raise
+            raise StoppedEarly(
+                f"stopped by {stop.signal_name} while the network was compiled, "
+                f"at step {self.step}; nothing is lost, resume with the same command"
+            ) from error
+        self.prepared_optimizer.zero_grad()
+
     def _run_tasks(self) -> None:
-        """Do what is due at this step; images that are not finite are recorded, since the weights are finite."""
+        """Do what is due at this step.
+
+        Images that are not finite are recorded, since the weights are finite.
+        """
         for task in self.tasks:
             if task.every_steps and self.step % task.every_steps == 0:
                 self._raise_if_diverged()
@@ -300,7 +345,10 @@ class Trainer:
                     self.log.record(self.step, values)
 
     def _averaged_model(self) -> nn.Module:
-        """Return the averaged model as tasks can call it: where it is sharded, whole on every process."""
+        """Return the averaged model as tasks can call it.
+
+        Where it is sharded, whole on every process.
+        """
         if self._whole is None:
             return self.ema.model
         training_state.gather(self.ema.model, self._whole.to(self.device).eval())
@@ -316,19 +364,24 @@ class Trainer:
             self.checkpoints.save(self.step, files)
         self.accelerator.wait_for_everyone()
 
-    def resume(self, *, allow_other_world_size: bool = False) -> bool:
+    def resume(
+        self, *, allow_other_world_size: bool = False, allow_other_data: bool = False
+    ) -> bool:
         """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
-            InputError: if there are checkpoints that this run cannot go on from, see `RunCheckpoints.to_resume`, or
-                if the processes see different ones.
+            InputError: if there are checkpoints that this run cannot go on from, see
+                `RunCheckpoints.to_resume`, or if the processes see different ones.
         """
         parts = (self.model, self.ema.model, self.optimizer)
         expected = training_state.expected(*parts)
         checkpoint = choose_together(
             lambda: self.checkpoints.to_resume(
-                expected, allow_other_world_size=allow_other_world_size
-            )
+                expected,
+                allow_other_world_size=allow_other_world_size,
+                allow_other_data=allow_other_data,
+            ),
+            self.checkpoints.data,
         )
         if checkpoint is not None:
             files = {name: checkpoint.tensors(name) for name in training_state.FILES}
