@@ -5,10 +5,12 @@ import copy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
-from torch import nn
+from torch import Tensor, nn
 
+from uvit_dia.models.units.of_blocks import UnitsOfBlocks
 from uvit_dia.runs import state as training_state
 from uvit_dia.training.ema import EMA
+from uvit_dia.training.stability import whole
 
 
 class Networks:
@@ -47,3 +49,16 @@ class Networks:
             return self.ema.model
         training_state.gather(self.ema.model, self._whole.to(self.device).eval())
         return self._whole
+
+    def penalised(self, loss: Tensor, parts: int = 1) -> Tensor:
+        """Add the attention unit's penalty, if it has one, to what the gradient is taken of.
+
+        The loss that is logged, by which runs are compared, goes without it.
+
+        Args:
+            loss: (), of one of so many parts of a batch.
+            parts: how many.
+        """
+        model = self.unwrapped
+        penalty = model.attention_penalty() if isinstance(model, UnitsOfBlocks) else None
+        return loss if penalty is None else loss + whole(penalty) / parts

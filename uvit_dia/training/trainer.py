@@ -141,7 +141,7 @@ class Trainer:
             is_last = index == parts - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 loss = self._loss(self.model, part) / parts
-                self.accelerator.backward(loss)
+                self.accelerator.backward(self.networks.penalised(loss, parts))
             total += loss.detach()
         return total
 
@@ -180,8 +180,14 @@ class Trainer:
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
         if self.networks.is_sharded:
             return {}
-        model, train = self.networks.unwrapped, self.config.train
-        return measure_noise_scale(self._loss, model, batch, grad_norm, self.accelerator, train)
+        networks, train = self.networks, self.config.train
+
+        def loss_of(model: nn.Module, part: NoisedBatch) -> Tensor:
+            return networks.penalised(self._loss(model, part))
+
+        return measure_noise_scale(
+            loss_of, networks.unwrapped, batch, grad_norm, self.accelerator, train
+        )
 
     def _write_log(self, before: list[Tensor], noise: dict[str, float | None]) -> None:
         self._raise_if_diverged()
