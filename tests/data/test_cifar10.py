@@ -15,8 +15,10 @@ from tests.support.runs import ROOT
 from uvit_dia.data.cifar10 import CLASSES
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_image_set
-from uvit_dia.evaluation.extractors import Extractor, find_extractor
-from uvit_dia.evaluation.metrics import extract, frechet_distance
+from uvit_dia.evaluation.extractor_files import find_extractor
+from uvit_dia.evaluation.extractors import Extractor
+from uvit_dia.evaluation.features import extract
+from uvit_dia.evaluation.metrics import frechet_distance
 from uvit_dia.system.files import sha256_file
 
 CONFIG = ROOT / "configs" / "cifar10_small_uvit_dia.py"

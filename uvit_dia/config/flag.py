@@ -13,8 +13,10 @@ from uvit_dia.config.document import QUICKSTART, key_help
 from uvit_dia.config.fields import Group, shown
 from uvit_dia.config.files import flatten, run_config_file
 from uvit_dia.config.overrides import RuleOf, apply_overrides, split_overrides
+from uvit_dia.config.own_units import import_own_unit
 from uvit_dia.config.schema import Config, rule_of
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import expand_home
 
 
 class _ConfigFlag(flags.Flag):
@@ -88,6 +90,7 @@ def config_help(values: flags.FlagValues, argv: Sequence[str]) -> str:
         if name in ("--config", "-config"):
             file = value if equals else after
     try:
+        file = expand_home(file, "--config")
         with _told_in_one_line(file):
             examples = flatten(run_config_file(file).to_dict())
         source = f"the values are those of {file}"
@@ -98,7 +101,7 @@ def config_help(values: flags.FlagValues, argv: Sequence[str]) -> str:
 
 def config_file(values: flags.FlagValues) -> str:
     """Return the file of a parsed command line's config, without the argument after its colon."""
-    return str(values["config"].value).partition(":")[0]
+    return expand_home(str(values["config"].value), "--config").partition(":")[0]
 
 
 def overridden_keys(values: flags.FlagValues) -> list[str]:
@@ -115,8 +118,9 @@ def load_config(values: flags.FlagValues) -> ConfigDict:
     flag = _config_flag(values)
     if flag.value is None:
         raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
-    with _told_in_one_line(flag.value):
-        config = run_config_file(flag.value)
+    file = expand_home(flag.value, "--config")
+    with _told_in_one_line(file):
+        config = run_config_file(file)
         apply_overrides(config, flag.overrides, flag.rule_of)
         config.to_dict()  # computes the values that refer to others
     return config.lock()
@@ -141,9 +145,11 @@ def _told_in_one_line(file: str) -> Iterator[None]:
 
 
 def read_config(values: flags.FlagValues) -> Config:
-    """Return the checked config of a parsed command line.
+    """Return the checked config of a parsed command line; a unit of the user's own is imported.
 
     Raises:
         InputError: if --config is missing, its file cannot be run, or its content is not allowed.
     """
-    return make_config(load_config(values).to_dict())
+    config = make_config(load_config(values).to_dict())
+    import_own_unit(config.model.attention)
+    return config

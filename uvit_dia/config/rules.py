@@ -179,7 +179,7 @@ BLOCKS = Rule(
     lambda text, present: parse_items(text) if isinstance(present, tuple) else text,
 )
 ATTENTION = Rule(
-    f"one of none, {', '.join(UNITS)}, or MODULE:CLASS",
+    f"none, {', '.join(UNITS)} or MODULE:CLASS",
     lambda value: isinstance(value, str) and (value in ("none", *UNITS) or is_own_unit(value)),
     lambda text, _: text,
 )

@@ -5,11 +5,11 @@ A config is complete and holds no other key. `checks.py` says which values must 
 
 from dataclasses import dataclass
 
+from uvit_dia.config.attention import AttentionOptions
 from uvit_dia.config.fields import Group, flat_rules, key, schema_of, shown
 from uvit_dia.config.rules import (
     ATTENTION,
     BETAS,
-    BLOCKS,
     METRIC_NAMES,
     Rule,
     boolean,
@@ -26,28 +26,6 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_WEIGHTINGS = ("none", "min_snr")
 DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionOptions(Group, prefix="model.attention_options."):
-    """How the attention unit is built; not every unit takes every option."""
-
-    shared: bool = key(boolean(), "One unit for all blocks (DIA), or one a block")
-    reduction: int = key(integer(1, 65536), "Ratio r of the bottleneck in the unit")
-    groups: int = key(integer(1, 65536), "Groups of channels in sge")
-    activation: str = key(
-        choice("default", "sigmoid", "tanh", "relu"),
-        "Activation of a cell's output; default is tanh for lstm, sigmoid for the DIA cells",
-    )
-    num_cells: int = key(integer(1, 64), "Stacked cells of a recurrent unit")
-    pool: str = key(
-        choice("all", "patches"), "Tokens that the unit pools; patches leaves the time token out"
-    )
-    blocks: str | tuple[int, ...] = key(BLOCKS, "Blocks that carry the unit")
-    gate_init: str = key(
-        choice("paper", "identity"),
-        "How the gate starts: as the paper's equations, about 0.25, or as the identity",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +125,14 @@ class TrainConfig(Group, prefix="train."):
         unit="parts",
     )
     mixed_precision: str = key(
-        choice("no", "bf16", "auto"), "Precision of the network; weights are float32"
+        choice("no", "bf16", "auto"),
+        "Precision of the network, whose weights are float32; auto: bf16 on a GPU that has it, "
+        "else no",
     )
-    compile: bool | str = key(boolean("auto"), "Compile the network with torch.compile")
+    compile: bool | str = key(
+        boolean("auto"),
+        "Compile the network with torch.compile; auto: on a GPU, if there is a compiler",
+    )
     gradient_checkpointing: bool = key(boolean(), "Compute activations twice to save memory")
     log_every_steps: int = key(integer(1), "Distance between log lines", unit="steps")
     checkpoint_every_steps: int = key(integer(1), "Distance between checkpoints", unit="steps")

@@ -1,7 +1,7 @@
-"""Which images make up the batch of a step, and how they become x_0.
+"""The training images of each step: which ones, mirrored or not, in the range of the model.
 
-A set is one uint8 tensor; a batch is index-select, flip, normalise. Order and flips are functions
-of the seed and the step, so there is no loader, no worker and no state to save.
+A set is one uint8 tensor, and a batch is index-select, flip, normalise. Order and flips are
+functions of the seed and the step, so there is no loader, no worker and no state to save.
 """
 
 import torch
@@ -13,9 +13,11 @@ from uvit_dia.system.errors import InputError
 
 
 class BatchOrder:
-    """The images of each step: one permutation of the set after another.
+    """Which images make up the batch of a step.
 
-    A batch may run across the end of an epoch; in each epoch every image is used once.
+    Each epoch has a new permutation of the set, and the batches cut the epochs' permutations, put
+    end to end, into pieces of B. So every image is used once an epoch, and a batch that reaches
+    over the end of an epoch is a whole batch.
 
     Args:
         num_images: size of the set.
@@ -29,8 +31,8 @@ class BatchOrder:
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
         if num_images < batch_size:
             raise InputError(
-                f"train.batch_size = {batch_size} is larger than the data set, which has "
-                f"{num_images} images"
+                f"train.batch_size = {batch_size} is larger than the data set, "
+                f"which has {num_images} images"
             )
         self.num_images = num_images
         self.batch_size = batch_size
@@ -43,8 +45,8 @@ class BatchOrder:
         return self._cached[1]
 
     def indices(self, step: int, rows: range) -> Tensor:
-        """Return the images at positions `rows` of a batch, (len(rows),) int64 on the CPU."""
-        first = step * self.batch_size
+        """Return the images at positions `rows` of the batch of a step, (len(rows),) int64, CPU."""
+        first = step * self.batch_size  # position of the batch in all epochs, put end to end
         parts = []
         position, stop = first + rows.start, first + rows.stop
         while position < stop:

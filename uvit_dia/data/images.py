@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,10 +34,16 @@ class ImageSet:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the images and their shape, as hex digits."""
-        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        """Return the SHA-256 of the images and their shape, as hex digits; computed once."""
+        return self._images_sha256
+
+    def labels_fingerprint(self) -> str | None:
+        """Return the SHA-256 of the labels, as hex digits; None where there are none."""
+        return None if self.labels is None else _sha256(self.labels)
+
+    @cached_property
+    def _images_sha256(self) -> str:
+        return _sha256(self.images)
 
     def summary(self) -> str:
         """Return in one line what was read: images, classes, size, what was left out and why."""
@@ -59,8 +66,14 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(x_0: Tensor) -> Tensor:
-    """Map x_0 in [-1, 1] to uint8 images in [0, 255]: clipped, then rounded to the nearest.
+    """Map x_0 in [-1, 1] to uint8 images in [0, 255], clipped and rounded to nearest.
 
     Values must be finite: NaN would silently become black.
     """
     return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def _sha256(tensor: Tensor) -> str:
+    digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
+    digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

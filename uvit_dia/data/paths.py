@@ -2,8 +2,8 @@
 
 import difflib
 from pathlib import Path
-from typing import Protocol
 
+from uvit_dia.config.schema import DataConfig
 from uvit_dia.data.cifar10_files import find_cifar10
 from uvit_dia.data.file_kinds import kind_of
 from uvit_dia.system.errors import InputError
@@ -15,14 +15,7 @@ FILE_ADVICE = {
 }
 
 
-class DataGroup(Protocol):
-    """The keys of a config's group `data` that say what is read."""
-
-    name: str
-    path: str
-
-
-def check_paths(data: DataGroup) -> None:
+def check_paths(data: DataConfig) -> None:
     """Check that there is what a config's group `data` names.
 
     Raises:
