@@ -153,9 +153,14 @@ def _to(first: str, last: str) -> str:
 def _divergences(c: Comparison) -> str:
     ours, base = c.ours, c.base
     ended = [side.summary.n + side.diverged for side in (ours, base)]
-    counts = {"ours_lost": ours.diverged, "ours_ended": plural(ended[0], "seed")}
-    counts |= {"base_lost": base.diverged, "base_ended": ended[1]}
-    text = _words(c, "diverged", **counts)
+    text = _words(
+        c,
+        "diverged",
+        ours_lost=ours.diverged,
+        ours_ended=plural(ended[0], "seed"),
+        base_lost=base.diverged,
+        base_ended=ended[1],
+    )
     if not math.isnan(c.fisher_p):
         text += f" (Fisher's exact test: {shown_p(c.fisher_p)})"
     if ours.summary.n and base.summary.n:
