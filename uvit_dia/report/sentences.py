@@ -42,11 +42,14 @@ def answer(comparisons: Sequence[Comparison], metric: str) -> str:
 
 
 def _where(comparisons: Iterable[Comparison]) -> str:
-    """Return "dia_lstm at batch size 8 and 16, dia_lstm_light at batch size 8"."""
+    """Return "dia_lstm at batch size 8 and 16, relu and tanh at batch size 8"."""
     sizes: dict[str, list[int]] = {}
     for c in comparisons:
         sizes.setdefault(c.ours.variant, []).append(c.batch_size)
-    return ", ".join(f"{variant} at batch size {joined(found)}" for variant, found in sizes.items())
+    variants: dict[str, list[str]] = {}
+    for variant, found in sizes.items():
+        variants.setdefault(joined(found), []).append(variant)
+    return ", ".join(f"{joined(same)} at batch size {size}" for size, same in variants.items())
 
 
 def reach(comparisons: Sequence[Comparison], metric: str) -> str:
