@@ -20,7 +20,7 @@ from uvit_dia import cli
 from uvit_dia.report.comparisons import compare_variants
 from uvit_dia.report.results import SweepResults, read_results, results_csv
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_atomically
+from uvit_dia.system.files import user_path, write_atomically
 
 PACKAGES = ("jinja2", "matplotlib", "pandas", "scipy")
 USAGE = """Write the report of a batch-size sweep: tables, statistics, figures.
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
     check_packages()
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook or a display may not be here
     output = values["output"].value
-    report = folder / "report" if output is None else Path(output)
+    report = folder / "report" if output is None else user_path(output, "--output")
     results = write_report(folder, report)
     state = "" if results.is_finished else " (the sweep is not finished)"
     print(f"{report / 'report.html'}{state}")
@@ -113,7 +113,7 @@ def _take_folder(argv: list[str]) -> tuple[Path | None, list[str]]:
     """Take the first word that is neither a flag nor a flag's value out of a command line."""
     for place, word in enumerate(argv[1:], start=1):
         if not word.startswith("-") and argv[place - 1] not in ("--output", "-output"):
-            return Path(word), argv[:place] + argv[place + 1 :]
+            return user_path(word, "DIR"), argv[:place] + argv[place + 1 :]
     return None, argv
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for eval_fid.py: its "metric" is a function of the weights' hash and the seed of the samples.
+"""A stand-in for eval_fid.py: its "metric" is a function of the weights' hash and of the seed.
 
 The samples of a run of seed 106 are not finite.
 """
@@ -14,7 +14,7 @@ from absl import flags
 from train import note_call  # the stand-in beside this file
 from uvit_dia import cli
 from uvit_dia.system.errors import NonFiniteImagesError
-from uvit_dia.system.files import sha256_file
+from uvit_dia.system.files import append_line, sha256_file
 
 REPEAT_SECONDS = float(os.environ.get("STAND_IN_REPEAT_SECONDS", "0.02"))
 EXTRACTOR = Path(cli.__file__).parent / "evaluation" / "digits_extractor.safetensors"
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_integer("num_repeats", 1, "", flag_values=values)
     cli.parse_flags(values, argv, "")
-    arguments = cli.sampling_arguments(values, default_num_images=None)
+    arguments = cli.sampling_arguments(values)
     note_call(arguments.checkpoint, "eval", argv)
     (manifest,) = arguments.checkpoint.glob("checkpoints/step_*/manifest.json")
     trained = json.loads(manifest.read_text())
@@ -52,8 +52,7 @@ def main(argv: list[str]) -> None:
             "weights_sha256": weights,
             "step": trained["step"],
         }
-        with (arguments.checkpoint / "eval.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(arguments.checkpoint / "eval.jsonl", json.dumps(line))
 
 
 if __name__ == "__main__":
