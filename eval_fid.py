@@ -2,12 +2,17 @@
 
     python eval_fid.py --checkpoint RUN --num_images 50000
 
-Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception extractor; a Frechet distance
-`fd` with any other), KID, Inception score, precision and recall, the real-against-real floor at the same number of
-images, and everything that the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
+Prints one JSON line a seed and appends it to the run's eval.jsonl: FID (with the Inception
+extractor; with any other a Frechet distance `fd`), KID, Inception score, precision and recall; the
+floor, which is what as many real images have that the reference does not hold; and everything that
+the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
 """
 
 from uvit_dia import cli
+from uvit_dia.evaluation.early_checks import early_source
+from uvit_dia.runs.find import check_checkpoint
+from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import expand_home
 
 
 def main(argv: list[str]) -> None:
@@ -17,10 +22,16 @@ def main(argv: list[str]) -> None:
     values = cli.new_flags()
     cli.define_sampling_flags(values)
     flags.DEFINE_string(
-        "extractor", None, "Feature extractor (default: the run's config).", flag_values=values
+        "extractor",
+        None,
+        "inception-v3-compat, digits or pt2:PATH (default: the run's config).",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "weights", None, "Inception weights (default: torch-fidelity's place).", flag_values=values
+        "weights",
+        None,
+        "Inception weights (default: the run's config, or torch-fidelity's place).",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "download_weights",
@@ -34,6 +45,18 @@ def main(argv: list[str]) -> None:
         "Measure with fewer images than the extractor has features.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "data_path",
+        None,
+        "Where the training images lie, if not where the run found them.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_other_data",
+        False,
+        "Measure against other images than the run was trained on.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "num_repeats",
         1,
@@ -42,7 +65,18 @@ def main(argv: list[str]) -> None:
         flag_values=values,
     )
     cli.parse_flags(values, argv, __doc__)
-    arguments = cli.sampling_arguments(values, default_num_images=None)
+    arguments = cli.sampling_arguments(values)
+    extractor, weights = (values[name].value for name in ("extractor", "weights"))
+    if extractor is not None and extractor.startswith("pt2:"):
+        extractor = "pt2:" + expand_home(extractor.removeprefix("pt2:"), "--extractor")
+    if weights is not None:
+        weights = expand_home(weights, "--weights")
+    num_repeats = int(values["num_repeats"].value or 1)
+    if (arguments.seed or 0) + num_repeats > 2**31:
+        raise InputError("--seed and --num_repeats ask for seeds above 2147483647")
+    check_checkpoint(arguments.checkpoint)
+    may_download = bool(values["download_weights"].value)
+    source = None if may_download else early_source(arguments.checkpoint, extractor, weights)
 
     # torch is imported from here on
     from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
@@ -50,11 +84,14 @@ def main(argv: list[str]) -> None:
     evaluate_to_json(
         arguments,
         EvaluationArguments(
-            extractor=values["extractor"].value,
-            weights=values["weights"].value,
-            download_weights=bool(values["download_weights"].value),
+            extractor=extractor,
+            weights=weights,
+            download_weights=may_download,
+            source=source,
             allow_few_images=bool(values["allow_few_images"].value),
-            num_repeats=int(values["num_repeats"].value or 1),
+            data_path=values["data_path"].value,
+            allow_other_data=bool(values["allow_other_data"].value),
+            num_repeats=num_repeats,
         ),
     )
 

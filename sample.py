@@ -1,15 +1,17 @@
 """Sample images from a trained run.
 
-    python sample.py --checkpoint RUN --num_images 64 --sampler dpmpp_2m --num_steps 20 --seed 0 --output grid.png
+    python sample.py --checkpoint RUN --num_images 64 --sampler dpmpp_2m --num_steps 20 --seed 0
+        --output grid.png
 
---checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one grid, NAME.npz all
-images as one array (N, H, W, C), and any other name a folder of PNGs, which goes on at the missing ones when it was
-interrupted. Image i depends on weights, sampler settings, seed and i alone.
+--checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one
+grid, NAME.npz all images as one array (N, H, W, C), and any other name a folder of PNGs. Run an
+interrupted command again: it samples the PNGs that are missing. Image i depends on weights, sampler
+settings, seed and i alone.
 """
 
-from pathlib import Path
-
 from uvit_dia import cli
+from uvit_dia.runs.find import check_checkpoint, check_output
+from uvit_dia.system.files import user_path
 
 
 def main(argv: list[str]) -> None:
@@ -17,16 +19,20 @@ def main(argv: list[str]) -> None:
     from absl import flags
 
     values = cli.new_flags()
-    cli.define_sampling_flags(values)
+    cli.define_sampling_flags(values, num_images=64)
     flags.DEFINE_string(
         "output", "grid.png", "A .png (grid), an .npz, or a folder for PNGs.", flag_values=values
     )
     cli.parse_flags(values, argv, __doc__)
-    arguments = cli.sampling_arguments(values, default_num_images=64)
+    arguments = cli.sampling_arguments(values)
+
+    output = user_path(str(values["output"].value), "--output")
+    check_checkpoint(arguments.checkpoint)
+    check_output(output, (".png", ".npz"))
 
     from uvit_dia.sampling.run import sample_to_files  # torch is imported from here on
 
-    sample_to_files(arguments, Path(str(values["output"].value)))
+    sample_to_files(arguments, output)
 
 
 if __name__ == "__main__":

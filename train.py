@@ -1,15 +1,18 @@
 """Train a U-ViT.
 
-    python train.py --config configs/digits_uvit_dia.py [--workdir RUN] [--config.train.batch_size=32 ...]
+    python train.py --config configs/digits_uvit_dia.py [--workdir RUN] [--config.KEY=VALUE ...]
     accelerate launch train.py --config configs/cifar10_uvit_dia.py
 
-The same command again goes on with an interrupted run. Exit codes: 0 done, 2 wrong input, 3 diverged, 74 disk full
-or gone or another process lost, 75 stopped early with its state saved.
+Run the same command again to resume. Exit codes: 0 done, 2 wrong input, 3 diverged, 74 disk full or
+lost, or another process lost, 75 stopped early with the state saved.
 """
 
 from pathlib import Path
 
 from uvit_dia import cli
+from uvit_dia.config.flag import config_file, define_config_flag, read_config
+from uvit_dia.system.files import user_path
+from uvit_dia.system.telling import told_if_slow
 
 
 def main(argv: list[str]) -> None:
@@ -17,7 +20,7 @@ def main(argv: list[str]) -> None:
     from absl import flags
 
     values = cli.new_flags()
-    cli.define_config_flag(values)
+    define_config_flag(values)
     flags.DEFINE_string(
         "workdir", "", "Folder of the run (default: runs/NAME_OF_THE_CONFIG).", flag_values=values
     )
@@ -25,6 +28,12 @@ def main(argv: list[str]) -> None:
         "allow_other_world_size",
         False,
         "Resume a run on another number of processes: same batches, equal up to rounding.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_other_data",
+        False,
+        "Resume a run with other images than it was trained on; its checkpoints record both.",
         flag_values=values,
     )
     flags.DEFINE_float(
@@ -36,19 +45,26 @@ def main(argv: list[str]) -> None:
         flag_values=values,
     )
     cli.parse_flags(values, argv, __doc__)
-    config = cli.read_config(values)
-    workdir = Path(values["workdir"].value or Path("runs") / Path(cli.config_file(values)).stem)
+    config = read_config(values)
+    default = Path("runs") / Path(config_file(values)).stem
+    workdir = user_path(values["workdir"].value or str(default), "--workdir")
 
+    from uvit_dia.data.paths import check_paths
+    from uvit_dia.runs.find import find_paths, with_paths
     from uvit_dia.runs.folder import RunFolder
+
+    check_paths(with_paths(config, find_paths(config, workdir)).data)
 
     folder = RunFolder(workdir)
 
-    from uvit_dia.training.run import train  # torch is imported from here on
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.training.run import train
 
     train(
         config,
         folder,
         allow_other_world_size=bool(values["allow_other_world_size"].value),
+        allow_other_data=bool(values["allow_other_data"].value),
         process_timeout_minutes=values["process_timeout_minutes"].value or 0.0,
     )
 

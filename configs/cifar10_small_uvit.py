@@ -1,8 +1,9 @@
-"""The small CIFAR-10 U-ViT without a unit: the baseline of `cifar10_small_uvit_dia.py`, equal to it in all else.
+"""The small CIFAR-10 U-ViT without a unit: the baseline of `cifar10_small_uvit_dia.py`.
 
     accelerate launch train.py --config configs/cifar10_small_uvit.py
     python eval_fid.py --checkpoint runs/cifar10_small_uvit --num_images 10000
 
+It equals `cifar10_small_uvit_dia.py` in everything else.
 Not trained by us on a GPU yet: neither time nor result is claimed.
 """
 

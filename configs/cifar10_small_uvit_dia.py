@@ -1,12 +1,12 @@
-"""A small U-ViT with one shared DIA-LSTM on CIFAR-10: 25,000 steps, meant for minutes on one modern GPU.
+"""A small U-ViT with one shared DIA-LSTM on CIFAR-10: 25,000 steps, for minutes on one modern GPU.
 
     accelerate launch train.py --config configs/cifar10_small_uvit_dia.py
     python eval_fid.py --checkpoint runs/cifar10_small_uvit_dia --num_images 10000
 
-The pair with `cifar10_small_uvit.py` answers what the unit does at a scale that can be repeated over seeds and batch
-sizes. Patch 4 makes 65 tokens of 256 channels: 6.1 million weights, about a thirtieth of the work of U-ViT-S/2 an
-image. Betas of (0.9, 0.99) and a higher learning rate than the large recipe's suit the short run; the EMA ramps
-up so that it never looks back further than a twentieth of the run.
+Together with `cifar10_small_uvit.py` it shows what the unit does, at a scale that can be repeated
+over seeds and batch sizes. Patch 4 makes 65 tokens of 256 channels: 6.1 million weights, and about
+a thirtieth of U-ViT-S/2's work an image. Betas of (0.9, 0.99) and a higher learning rate than the
+large recipe's suit the short run. The EMA's half-life is at most a twentieth of the images seen.
 Not trained by us on a GPU yet: neither time nor result is claimed.
 """
 

@@ -71,8 +71,8 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def inception_weights(random_inception: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the same file, and let it pass for the real one."""
-    from uvit_dia.evaluation import extractors
+    from uvit_dia.evaluation import extractor_files
     from uvit_dia.system.files import sha256_file
 
-    monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256_file(random_inception))
+    monkeypatch.setattr(extractor_files, "INCEPTION_SHA256", sha256_file(random_inception))
     return random_inception

@@ -1,4 +1,4 @@
-"""The forward process against diffusers and closed forms, targets against each other, loss weights."""
+"""The forward process and its targets against diffusers and closed forms; loss weights."""
 
 import dataclasses
 import math
@@ -148,7 +148,7 @@ def test_min_snr_weights_agree_with_diffusers(prediction_type: str, gamma: float
 
 
 def test_weighted_losses_agree_over_the_prediction_types() -> None:
-    """One network error is one loss, in whatever the network predicts: the weight is that of the x_0 loss."""
+    """An error of the network has one loss, whatever it predicts: the weight is of the x_0 loss."""
     x_0, eps, error = tensors(3)
     losses = []
     for prediction_type in PREDICTION_TYPES:

@@ -1,4 +1,4 @@
-"""Randomness by position: any slicing of a batch draws the same numbers, and no two positions share a seed."""
+"""Randomness by position: any slice of a batch draws the same numbers, and no seed repeats."""
 
 from collections.abc import Callable, Iterator
 

@@ -4,13 +4,17 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
+# name -> its module, which imports torch
 _LAZY = {
-    "share_attention": "uvit_dia.models.other_backbones.share_attention"
-}  # name -> its module, which imports torch
+    "share_attention": "uvit_dia.models.other_backbones.share_attention",
+    "register_unit": "uvit_dia.models.units.own_units",
+    "AttentionUnit": "uvit_dia.models.units.protocol",
+    "ChannelUnit": "uvit_dia.models.units.channel",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import what a user asks for by name only then: commands answer mistakes before torch is there."""
+    """Import a public name when it is first used: mistakes are told before torch is imported."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

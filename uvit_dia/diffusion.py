@@ -1,8 +1,10 @@
 """The forward process, what the network learns to predict, and how its errors are weighted.
 
-The schedule itself is a diffusers `DDPMScheduler`: its `alphas_cumprod` is the one source of every number here.
-With alpha-bar = alphas_cumprod: `x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps` (Eq. 4, Ho et al. 2020,
-arXiv:2006.11239) and `snr = alpha-bar / (1 - alpha-bar)`, a ratio of powers.
+Notation, with alpha-bar = `alphas_cumprod` of a diffusers scheduler, the source of all numbers::
+
+    x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps      Eq. 4, Ho et al. 2020, arXiv:2006.11239
+    v   = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0      Salimans and Ho 2022, arXiv:2202.00512
+    snr = alpha-bar / (1 - alpha-bar)                        a ratio of powers
 """
 
 from typing import Any
@@ -41,6 +43,7 @@ class Diffusion:
 
     def __init__(self, config: DiffusionConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
+        # In float64, since 1 - alpha-bar is as small as 1e-4 at the first timesteps.
         alphas_cumprod = alphas_cumprod_of(config).double()  # T
         self._signal = alphas_cumprod.sqrt().float().to(device)  # T
         self._noise = (1 - alphas_cumprod).sqrt().float().to(device)  # T
@@ -50,24 +53,26 @@ class Diffusion:
             self._loss_weight = weight.float().to(device)  # T
 
     def add_noise(self, x_0: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
-        """Return x_t (Eq. 4, Ho et al. 2020).
+        """Return x_t, the images at their noise levels.
 
         Args:
             x_0: (B, C, H, W) in [-1, 1].
             eps: (B, C, H, W), standard normal.
             timesteps: (B,) int64 in [0, T).
         """
+        # x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps
         return _rows(self._signal, timesteps) * x_0 + _rows(self._noise, timesteps) * eps
 
     def target(self, x_0: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the network should predict; v is `sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0`.
+        """Return what the network should predict: eps, x_0 or v, (B, C, H, W).
 
-        v: Salimans and Ho 2022, arXiv:2202.00512, Appendix D. Arguments and shapes as in `add_noise`.
+        Arguments as in `add_noise`.
         """
         if self.config.prediction_type == "epsilon":
             return eps
         if self.config.prediction_type == "sample":
             return x_0
+        # v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0, Appendix D of Salimans and Ho
         return _rows(self._signal, timesteps) * eps - _rows(self._noise, timesteps) * x_0
 
     def loss(self, prediction: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
@@ -86,14 +91,16 @@ class Diffusion:
 
 
 def min_snr_weight(alphas_cumprod: Tensor, prediction_type: str, gamma: float) -> Tensor:
-    """Return min-SNR-gamma weights for the loss in the network's own target (Hang et al. 2023, Sec. 3.4).
+    """Return min-SNR-gamma weights for the loss of whatever the network predicts.
 
-    The weight of the x_0 loss is `min(snr, gamma)`; an epsilon loss is `1 / snr` of it, a v loss `1 / (snr + 1)`.
+    The x_0 loss has the weight `min(snr, gamma)` (Sec. 3.4, Hang et al. 2023, arXiv:2303.09556).
+    An error in eps is an error in x_0 times sqrt(snr), one in v times sqrt(snr + 1), so that their
+    squared losses are divided by snr and snr + 1.
 
     Args:
         alphas_cumprod: (T,).
         prediction_type: "epsilon", "v_prediction" or "sample".
-        gamma: where the weight stops growing.
+        gamma: snr above which the weight stays the same.
 
     Returns:
         (T,), in the type of `alphas_cumprod`.

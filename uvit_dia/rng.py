@@ -1,11 +1,12 @@
 """Randomness addressed by position, so that nothing random ever has to be saved.
 
-Every random number is a function of `(seed, purpose, index)`. During training the index counts chunks of
-`CHUNK_IMAGES` images of the *global* batch; while sampling it is the index of the image. A resumed run, and a run
-on another number of processes, therefore draws the very same numbers, and a rank draws only the chunks that
-overlap its share.
+Every random number is a function of `(seed, purpose, index)`. During training the index counts
+chunks of `CHUNK_IMAGES` images of the *global* batch; while sampling it is the index of the image.
+A resumed run, and a run on another number of processes, therefore draws the very same numbers, and
+a rank draws only the chunks that overlap its share.
 
-The position-addressed seed per step is NVlabs/edm2's idea (`training/training_loop.py`), taken down to chunks of images.
+A seed for each step is NVlabs/edm2's idea (`training/training_loop.py`); ours is for chunks of
+images.
 """
 
 import hashlib
@@ -22,8 +23,9 @@ _MASK_32 = 0xFFFFFFFF
 def position_seed(seed: int, purpose: str, index: int = 0) -> int:
     """Return the 63-bit seed that belongs to a position.
 
-    torch's CPU generator (mt19937) uses only the low 32 bits of a seed, so these must never repeat within one
-    purpose: they are a bijection of `index`. The higher bits, which CUDA's Philox also uses, are a hash.
+    torch's CPU generator (mt19937) uses only the low 32 bits of a seed. They are a bijection of
+    `index`, so that they never repeat within one purpose. The higher bits, which CUDA's Philox also
+    uses, are a hash of seed and purpose.
 
     Args:
         seed: the run's seed, any int.
@@ -58,12 +60,12 @@ def _draw(
     draw_chunk: Callable[[torch.Generator], Tensor],
     device: torch.device | str,
 ) -> Tensor:
-    """Draw rows `rows` of a global batch at `step`, chunk by chunk; the rows of a chunk come from one generator."""
+    """Draw some rows of the global batch of a step; each chunk of rows has its own generator."""
     if not (0 <= rows.start <= rows.stop <= batch_size and rows.step == 1):
         raise ValueError(f"rows must be a contiguous part of range({batch_size}), got {rows}")
     chunks_per_batch = -(-batch_size // CHUNK_IMAGES)
     first = rows.start // CHUNK_IMAGES
-    last = max(first + 1, -(-rows.stop // CHUNK_IMAGES))  # one chunk at least: no rows are a tensor
+    last = max(first + 1, -(-rows.stop // CHUNK_IMAGES))  # one at least, for the shape of no rows
     drawn = [
         draw_chunk(position_generator(seed, purpose, step * chunks_per_batch + chunk, device))
         for chunk in range(first, last)
@@ -118,16 +120,16 @@ def integer_rows(
 
 
 def permutation(seed: int, purpose: str, index: int, length: int) -> Tensor:
-    """Return the random permutation of range(length) that belongs to a position, (length,) int64 on the CPU."""
+    """Return the permutation of range(length) of a position, (length,) int64 on the CPU."""
     return torch.randperm(length, generator=position_generator(seed, purpose, index))
 
 
 def hash_uniform(seeds: Tensor, site: int, num_values: int) -> Tensor:
-    """Hash per-row seeds to uniform numbers, elementwise on their device and without any generator state.
+    """Hash per-row seeds to uniform numbers, elementwise on their device, without a generator.
 
-    Used for dropout: the mask is a function of the row's seed and the place in the network, whatever the
-    micro-batch, the number of processes, or a recomputation under gradient checkpointing.
-    The mixer is the 32-bit finaliser `lowbias32` of C. Wellons' hash-prospector (public domain).
+    Dropout uses it: the mask is a function of the row's seed and the place in the network, whatever
+    the micro-batch, the number of processes, or a recomputation under gradient checkpointing. The
+    mixer is the 32-bit finaliser `lowbias32` of C. Wellons' hash-prospector (public domain).
 
     Args:
         seeds: (B,) int64.
@@ -140,14 +142,13 @@ def hash_uniform(seeds: Tensor, site: int, num_values: int) -> Tensor:
     columns = torch.arange(num_values, device=seeds.device) + (site << 16)  # (V,)
     mixed = _mix32(_mix32(seeds & _MASK_32)[:, None] ^ columns)  # (B, V)
     mixed = _mix32(mixed ^ (seeds >> 32)[:, None])
-    return (mixed >> 8).float() * 2.0**-24
+    return (mixed >> 8).float() * 2.0**-24  # float32 holds 24 bits exactly
 
 
 def _mix32(x: Tensor) -> Tensor:
     """Mix int64 tensors that hold 32-bit values; the result holds 32-bit values again."""
     x = x & _MASK_32
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK_32
-    x = (
-        (x ^ (x >> 15)) * 0x846CA68B
-    ) & _MASK_32  # wraps in int64, which leaves the low 32 bits exact
+    # This product may exceed int64: it wraps, which leaves the low 32 bits exact.
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK_32
     return x ^ (x >> 16)

@@ -25,10 +25,11 @@ from uvit_dia.analysis.gradients import block_gradients
 from uvit_dia.analysis.importance import map_importances
 from uvit_dia.analysis.probe import Observations, observe, replaced_gates, watched
 from uvit_dia.analysis.sensitivity import analyse_sensitivity, removals
-from uvit_dia.analysis.subject import Subject, load_model, make_subject
+from uvit_dia.analysis.subject import Subject, make_subject
 from uvit_dia.models.build import make_model
 from uvit_dia.models.units.protocol import AttentionUnit, UnitState
 from uvit_dia.models.units.registry import ATTENTION_NAMES, DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.runs.trained_model import load_run
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import sha256_file
@@ -80,7 +81,7 @@ def subject_of(trained_runs: Path) -> Callable[..., Subject]:
     def load(name: str, **changes: Any) -> Subject:
         accelerator = make_accelerator()
         arguments = AnalysisArguments("gates", trained_runs / name, num_images=24)
-        model = load_model(trained_runs / name, use_ema=True, device=accelerator.device)
+        model = load_run(trained_runs / name, use_ema=True, device=accelerator.device)
         return make_subject(model, replace(arguments, **changes), accelerator)
 
     return load
@@ -131,14 +132,8 @@ class PlantedUnit(AttentionUnit):
     """A unit whose map is looked up by block."""
 
     def __init__(self, maps: Tensor) -> None:
-        super().__init__(pool="all", num_extra_tokens=1, gate_init="paper")
+        super().__init__(maps.shape[-1], num_extra_tokens=1)
         self.maps = maps
-
-    def initial_map(self) -> float:
-        return 0.5
-
-    def zero_map(self) -> None:
-        raise AssertionError("not part of this test")
 
     def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""Our config files: each is complete, builds, and keeps the bytes and the hash that it always had."""
+"""Our config files: each is complete, builds, and keeps its bytes and its hash."""
 
 import copy
 import hashlib
@@ -21,8 +21,8 @@ from uvit_dia.system.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 
-# Of each file as the first version of the schema read it: the config's hash, and the SHA-256 of its `config.json`.
-# A run that was made then must resume now.
+# The hash of each config and the SHA-256 of its `config.json`, as the first version of the schema
+# gave them: a run that was made then must resume now.
 PINNED = {
     "cifar10_small_uvit": (
         "659aa84c3e3a7968ed2f9c21874aecedd98ee7626d8aa7a7a02e486f47e85bb6",

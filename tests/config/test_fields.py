@@ -1,4 +1,4 @@
-"""Keys that are newer than the first runs, groups that hold allowed values only, flags of all kinds of keys."""
+"""Keys that are newer than the first runs, groups of allowed values only, flags of all kinds."""
 
 from dataclasses import dataclass, replace
 

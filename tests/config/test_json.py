@@ -1,4 +1,4 @@
-"""Configs as JSON: what is written is read back, what is hostile is refused, and old hashes stay."""
+"""Configs as JSON: what is written is read back, and what is hostile is refused."""
 
 import importlib
 import json

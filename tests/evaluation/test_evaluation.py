@@ -18,9 +18,9 @@ import sample
 import train
 from tests.support.runs import log_lines, start_train, status, step_folder, train_arguments
 from uvit_dia.evaluation.digits_classifier import load_digits_classifier
-from uvit_dia.evaluation.extractors import DIGITS_FILE
+from uvit_dia.evaluation.extractor_files import DIGITS_FILE
 from uvit_dia.evaluation.metrics import frechet_distance
-from uvit_dia.runs.checkpoint import _facts_sha256
+from uvit_dia.runs.checkpoint import facts_sha256
 from uvit_dia.sampling.image_files import GRID_MARGIN, PngFolder
 from uvit_dia.sampling.sampler import ImageSampler
 from uvit_dia.system.errors import (
@@ -35,7 +35,9 @@ STEPS = ("--sampler", "dpmpp_2m", "--num_steps", "4")
 LAST, BEFORE = 12, 8  # the steps whose checkpoints a tiny run keeps
 KEYS = {
     *("metric", "value", "fd", "kd", "kd_std", "kd_subset_size", "precision", "recall"),
-    *("floor", "floor_num_images", "floor_split", "num_images", "nfe", "seconds", "comparable"),
+    *("floor", "floor_std", "floor_draws", "floor_num_images", "floor_split", "floor_rule"),
+    *("gaussian_mark", "gaussian_mark_num_images", "gaussian_mark_rule"),
+    *("num_images", "nfe", "seconds", "comparable"),
     *("extractor", "extractor_sha256", "reference", "reference_sha256", "reference_num_images"),
     *("sampler", "num_steps", "seed", "eta", "variance_type", "clip_sample", "batch_size"),
     *("weights", "weights_sha256", "step", "versions"),
@@ -472,7 +474,7 @@ def rewrite_config(folder: Path, **model: object) -> None:
         "sha256": sha256_file(folder / "config.json"),
     }
     manifest.pop("manifest_sha256")
-    facts = _facts_sha256(manifest)
+    facts = facts_sha256(manifest)
     write_json(folder / "manifest.json", {**manifest, "manifest_sha256": facts})
 
 

@@ -19,13 +19,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from uvit_dia.evaluation import exported_programs as program_files
-from uvit_dia.evaluation import extractors
+from uvit_dia.evaluation import extractor_files
 from uvit_dia.evaluation.digits_classifier import (
     DigitsClassifier,
     load_digits_classifier,
     train_digits_classifier,
 )
-from uvit_dia.evaluation.extractors import DIGITS_FILE, INCEPTION, Extractor, find_extractor
+from uvit_dia.evaluation.extractor_files import DIGITS_FILE, INCEPTION, find_extractor
+from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import sha256_file
 
@@ -97,7 +98,7 @@ def test_changed_digits_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     content[-1] ^= 1
     changed = tmp_path / "digits.safetensors"
     changed.write_bytes(content)
-    monkeypatch.setattr(extractors, "DIGITS_FILE", changed)
+    monkeypatch.setattr(extractor_files, "DIGITS_FILE", changed)
     with pytest.raises(InputError, match=r"is not the expected file: SHA-256 [0-9a-f]{16}"):
         find_extractor("digits")
 
@@ -128,10 +129,10 @@ def test_missing_inception_weights_are_told_at_once(
         find_extractor(INCEPTION)
     assert time.monotonic() - started < 5
     message = str(caught.value)
-    assert extractors.INCEPTION_URL in message
+    assert extractor_files.INCEPTION_URL in message
     assert "SHA-256 6726825d" in message
     assert "--download_weights" in message
-    assert str(tmp_path / "hub" / "checkpoints" / extractors.INCEPTION_FILE) in message
+    assert str(tmp_path / "hub" / "checkpoints" / extractor_files.INCEPTION_FILE) in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,7 +141,7 @@ def test_failed_download_says_where_to_put_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    target = tmp_path / "hub" / "checkpoints" / extractors.INCEPTION_FILE
+    target = tmp_path / "hub" / "checkpoints" / extractor_files.INCEPTION_FILE
     with pytest.raises(InputError, match=r"cannot download .*put the file at") as caught:
         find_extractor(INCEPTION, allow_download=True)
     assert str(target) in str(caught.value)
@@ -153,24 +154,24 @@ def test_download_is_checked_and_kept_only_if_right(
     served = tmp_path / "served.pth"
     served.write_bytes(b"weights" * 1000)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(extractors, "INCEPTION_URL", served.as_uri())
-    target = extractors.default_inception_path()
+    monkeypatch.setattr(extractor_files, "INCEPTION_URL", served.as_uri())
+    target = extractor_files.default_inception_path()
     with pytest.raises(InputError, match="nothing was kept"):
         find_extractor(INCEPTION, allow_download=True)
     assert list(target.parent.iterdir()) == []
-    monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256_file(served))
+    monkeypatch.setattr(extractor_files, "INCEPTION_SHA256", sha256_file(served))
     source = find_extractor(INCEPTION, allow_download=True)
     assert source.path == target
     assert target.read_bytes() == served.read_bytes()
-    assert [path.name for path in target.parent.iterdir()] == [extractors.INCEPTION_FILE]
+    assert [path.name for path in target.parent.iterdir()] == [extractor_files.INCEPTION_FILE]
 
 
 def test_default_place_is_torch_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TORCH_HOME", tmp_path / "a"), ("XDG_CACHE_HOME", tmp_path / "b")):
         monkeypatch.delenv("TORCH_HOME", raising=False)
         monkeypatch.setenv(name, str(value))
-        expected = Path(torch.hub.get_dir()) / "checkpoints" / extractors.INCEPTION_FILE
-        assert extractors.default_inception_path() == expected
+        expected = Path(torch.hub.get_dir()) / "checkpoints" / extractor_files.INCEPTION_FILE
+        assert extractor_files.default_inception_path() == expected
         assert tmp_path in expected.parents
 
 
@@ -632,7 +633,7 @@ def test_inception_is_found_in_torch_hubs_place(
     inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = extractors.default_inception_path()
+    place = extractor_files.default_inception_path()
     place.parent.mkdir(parents=True)
     place.symlink_to(inception_weights)
     assert find_extractor(INCEPTION).path == place

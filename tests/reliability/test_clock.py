@@ -22,7 +22,7 @@ from tests.support.runs import (
     train,
     train_arguments,
 )
-from uvit_dia.runs.checkpoint import step_folders
+from uvit_dia.runs.find import step_folders
 from uvit_dia.system.errors import EXIT_STOPPED_EARLY
 
 pytestmark = pytest.mark.reliability

@@ -16,16 +16,18 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.data.test_sources import load, png_of_size
 from tests.runs.test_checkpoint import forge
 from tests.support.figures import RecordFigure
 from tests.support.forked import Child
+from tests.support.image_sets import load, png_of_size
 from tests.support.runs import step_folder, tiny_trainer, tree
 from tests.support.synthetic_sweeps import make_sweep
 from uvit_dia.config.files import read_config_json
 from uvit_dia.data.images import ImageSet
-from uvit_dia.evaluation.extractors import INCEPTION, Extractor, find_extractor
-from uvit_dia.evaluation.metrics import reference_features
+from uvit_dia.evaluation.cache import Cache
+from uvit_dia.evaluation.extractor_files import INCEPTION, find_extractor
+from uvit_dia.evaluation.extractors import Extractor
+from uvit_dia.evaluation.features import reference_features
 from uvit_dia.report.results import read_results, results_csv
 from uvit_dia.runs.checkpoint import newest_valid, verify
 from uvit_dia.runs.folder import RunFolder, read_metrics
@@ -122,11 +124,15 @@ def as_feature_cache(run: Path, payload: bytes) -> None:
     images = ImageSet("planted", torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
 
     def read() -> None:
-        reference_features(images, extractor, batch_size=4, cache=run / "cache", warn=str)
+        cache = Cache(run / "cache", warn=str)
+        reference_features(images, extractor, batch_size=4, cache=cache)
+        cache.numbers("planted", "key", dict)
 
     read()
-    (file,) = (run / "cache").iterdir()
-    file.write_bytes(payload)
+    files = [path for path in (run / "cache").rglob("*") if path.is_file()]
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(payload)
     read()
 
 

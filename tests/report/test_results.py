@@ -373,7 +373,8 @@ def test_a_diverged_run_keeps_its_log_and_has_no_final_loss(tmp_path: Path) -> N
     assert 0 < row["last_step"] < STEPS
     assert math.isnan(row["final_loss"])
     assert results.count("diverged", "uvit", 32) == 1
-    assert results.reasons["uvit-b0032-s0"].startswith("loss became non-finite")
+    assert results.cells[0].cell.name == "uvit-b0032-s0"
+    assert results.cells[0].reason.startswith("loss became non-finite")
 
 
 # ------------------------------------------------------------------ the same bytes

@@ -1,47 +1,25 @@
 """The statistics of the report, against closed forms, numbers worked out by hand, and simulation."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from uvit_dia.report import comparisons
-from uvit_dia.report.comparison_text import (
-    headline,
-    joined,
-    sentence,
-    shown,
-    shown_interval,
-    shown_p,
-)
-from uvit_dia.report.comparisons import (
-    HIGHER,
-    LOWER,
-    NOT_SHOWN,
-    UNSETTLED,
-    UNTESTED,
-    Comparison,
-    compare,
-    correct,
-)
-from uvit_dia.report.power import (
+from uvit_dia.report.effects import (
+    UNKNOWN_EFFECT,
     detectable_effect,
-    power_of_both_tests,
+    hedges_g,
     power_of_test,
     seeds_needed,
 )
 from uvit_dia.report.statistics import (
-    UNKNOWN_EFFECT,
-    Effect,
-    Summary,
-    difference_interval,
     fisher_test,
-    hedges_g,
     holm,
-    noncentral_t_cdf,
-    pooled_std,
+    paired_test,
+    spread_of_pairs,
     student_test,
     summarize,
     welch_test,
@@ -80,8 +58,7 @@ def test_welchs_test_equals_welch_and_satterthwaite() -> None:
 )
 def test_where_no_test_can_be_made_nothing_is_claimed(a: list[float], b: list[float]) -> None:
     for test in (student_test(a, b), welch_test(a, b)):
-        assert math.isnan(test.p)
-    assert all(map(math.isnan, difference_interval(a, b)))
+        assert all(map(math.isnan, (test.p, test.low, test.high)))
     assert hedges_g(a, b) == UNKNOWN_EFFECT
 
 
@@ -91,13 +68,33 @@ def test_one_side_without_spread_is_tested_all_the_same() -> None:
     assert student_test(a, b).t == pytest.approx(-1.2 / (pooled * math.sqrt(2 / 3)))
 
 
-def test_the_interval_excludes_zero_exactly_where_students_test_passes() -> None:
+@pytest.mark.parametrize("test", [student_test, welch_test, paired_test])
+def test_the_interval_excludes_zero_exactly_where_its_test_passes(test: Callable) -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
-        a, b = rng.standard_normal(3), rng.standard_normal(4) + rng.uniform(0, 4)
-        low, high = difference_interval(list(a), list(b))
-        assert (student_test(list(a), list(b)).p < 0.05) == (low > 0 or high < 0)
-        assert (low + high) / 2 == pytest.approx(a.mean() - b.mean())
+        a, b = rng.standard_normal(4), rng.standard_normal(4) + rng.uniform(0, 4)
+        found = test(list(a), list(b))
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+        assert (found.low + found.high) / 2 == pytest.approx(a.mean() - b.mean())
+
+
+def test_the_paired_test_equals_its_closed_form() -> None:
+    # differences 1, 2, 6: mean 3, standard deviation sqrt(7), t = 3 / sqrt(7 / 3)
+    a, b = [2.0, 5.0, 10.0], [1.0, 3.0, 4.0]
+    t = 3 / math.sqrt(7 / 3)
+    test = paired_test(a, b)
+    assert (test.t, test.df) == (pytest.approx(t), 2)
+    assert test.p == pytest.approx(1 - t / math.sqrt(2 + t**2))  # Student (1908), df = 2
+    assert spread_of_pairs(a, b) == pytest.approx(math.sqrt(7))
+    with pytest.raises(ValueError, match="as many values a side"):
+        paired_test(a, b[:2])
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 1e8])
+def test_pairs_that_differ_by_rounding_alone_are_not_tested(shift: float) -> None:
+    b = [0.1, 0.7, 1.3]
+    assert math.isnan(paired_test([value + shift for value in b], b).p)
+    assert math.isnan(paired_test([1.0], [2.0]).p)
 
 
 def test_holm_by_hand() -> None:
@@ -202,49 +199,84 @@ def test_enormous_effects_have_intervals_in_order() -> None:
         assert 0 < effect.low < effect.g < effect.high < math.inf
 
 
-def test_noncentral_cdf_holds_where_scipy_gives_nan() -> None:
-    assert noncentral_t_cdf(-3.0, 4, 40.0) == 0
-    assert noncentral_t_cdf(3.0, 4, -40.0) == 1
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_the_interval_of_g_covers_for_pairs(correlation: float) -> None:
+    rng, found = np.random.default_rng(6), []
+    for _ in range(1500):
+        common = math.sqrt(correlation) * rng.standard_normal(3)
+        a, b = (common + math.sqrt(1 - correlation) * rng.standard_normal(3) for _ in range(2))
+        effect = hedges_g(list(a + 1.5), list(b), is_paired=True)
+        found.append(effect.low <= 1.5 <= effect.high)
+    assert np.mean(found) == pytest.approx(0.95, abs=0.025)
 
 
 # ------------------------------------------------------------------ power
 
+BOTH = pytest.mark.parametrize("is_paired", [True, False], ids=["paired", "Welch"])
+
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.2, 394), (0.5, 64), (0.8, 26), (1.0, 17)])
 def test_seeds_needed_are_those_of_published_tables(effect: float, seeds: int) -> None:
-    # Cohen (1988), Table 2.4.1: 393, 64, 26, 17 at a two-sided 0.05 and power 0.80 (0.2: 394 when computed exactly)
-    assert seeds_needed(effect) == seeds
-    assert seeds_needed(-effect) == seeds
+    # Cohen (1988), Table 2.4.1: 393, 64, 26, 17 at a two-sided 0.05 and power 0.80 (0.2: 394 when
+    # computed exactly)
+    assert seeds_needed(effect, is_paired=False) == seeds
+    assert seeds_needed(-effect, is_paired=False) == seeds
 
 
-def test_seeds_needed_are_the_fewest() -> None:
+@pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_pairs_needed_are_those_of_published_programs(effect: float, seeds: int) -> None:
+    # G*Power 3.1, "means: difference between two dependent means", two-sided 0.05, power 0.80
+    assert seeds_needed(effect, is_paired=True) == seeds
+
+
+@BOTH
+def test_seeds_needed_are_the_fewest(is_paired: bool) -> None:
     for effect in (0.7, 1.3, 2.0, 3.0):
-        n = seeds_needed(effect)
+        n = seeds_needed(effect, is_paired=is_paired)
         assert n is not None
-        assert power_of_both_tests(effect, n, n) >= 0.8
-        assert n == 2 or power_of_both_tests(effect, n - 1, n - 1) < 0.8
+        assert power_of_test(effect, n, n, is_paired=is_paired) >= 0.8
+        assert n == 2 or power_of_test(effect, n - 1, n - 1, is_paired=is_paired) < 0.8
 
 
-def test_seeds_that_no_sweep_can_have() -> None:
-    assert seeds_needed(0.0) is None
-    assert seeds_needed(NAN) is None
-    assert seeds_needed(1e-3) is None
-    assert seeds_needed(1e6) == 2
+@BOTH
+def test_seeds_that_no_sweep_can_have(is_paired: bool) -> None:
+    assert seeds_needed(0.0, is_paired=is_paired) is None
+    assert seeds_needed(NAN, is_paired=is_paired) is None
+    assert seeds_needed(1e-3, is_paired=is_paired) is None
+    assert seeds_needed(1e6, is_paired=is_paired) == 2
 
 
 def test_power_without_an_effect_is_the_level() -> None:
-    assert power_of_test(0.0, 3, 5) == pytest.approx(0.05)
-    assert power_of_test(0.0, 3, 3, alpha=0.0125) == pytest.approx(0.0125)
+    assert power_of_test(0.0, 3, 3, is_paired=True) == pytest.approx(0.05)
+    assert power_of_test(0.0, 3, 3, is_paired=True, alpha=0.0125) == pytest.approx(0.0125)
+    assert power_of_test(0.0, 20, 20, is_paired=False) == pytest.approx(0.05, abs=1e-3)
+    assert power_of_test(0.0, 3, 3, is_paired=False) < 0.05  # Welch's test holds back
 
 
-def test_detectable_effect_inverts_power() -> None:
-    for n_a, n_b in ((2, 2), (3, 3), (3, 5), (20, 20)):
-        power = power_of_both_tests(detectable_effect(n_a, n_b), n_a, n_b)
+@BOTH
+def test_detectable_effect_inverts_power(is_paired: bool) -> None:
+    for n_a, n_b in ((2, 2), (3, 3), (3, 3 if is_paired else 5), (20, 20)):
+        effect = detectable_effect(n_a, n_b, is_paired=is_paired)
+        power = power_of_test(effect, n_a, n_b, is_paired=is_paired)
         assert power == pytest.approx(0.8, abs=1e-6)
-    assert math.isnan(detectable_effect(1, 3))
-    for power_of in (power_of_test, power_of_both_tests):
-        with pytest.raises(ValueError, match="at least 2"):
-            power_of(1.0, 1, 3)
+    assert math.isnan(detectable_effect(1, 3, is_paired=is_paired))
+    with pytest.raises(ValueError, match="at least 2"):
+        power_of_test(1.0, 1, 3, is_paired=is_paired)
+
+
+def test_pairing_by_seed_finds_what_independent_seeds_miss() -> None:
+    """Correlation 0.8, three seeds, a difference of two standard deviations: 0.78, not 0.45."""
+    effect = 2 / math.sqrt(2 * (1 - 0.8))  # in standard deviations of the differences
+    assert power_of_test(effect, 3, 3, is_paired=True) == pytest.approx(0.78, abs=0.001)
+    rng = np.random.default_rng(8)
+    common = math.sqrt(0.8) * rng.standard_normal((50_000, 3))
+    a, b = (common + math.sqrt(0.2) * rng.standard_normal((50_000, 3)) for _ in range(2))
+    paired = stats.ttest_rel(a + 2, b, axis=1).pvalue < 0.05
+    student, welch = (
+        stats.ttest_ind(a + 2, b, axis=1, equal_var=equal).pvalue < 0.05 for equal in (True, False)
+    )
+    assert paired.mean() == pytest.approx(0.78, abs=0.01)
+    assert (student & welch).mean() == pytest.approx(0.45, abs=0.015)
 
 
 def test_tables_of_the_docs_are_what_the_functions_give() -> None:
@@ -254,15 +286,24 @@ def test_tables_of_the_docs_are_what_the_functions_give() -> None:
         for line in text.splitlines()
         if line.startswith("| ") and line[2].isdigit()
     ]
-    seeds = [row for row in rows if len(row) == 4]
-    found = [row for row in rows if len(row) == 3]
+    seeds = [row for row in rows if len(row) == 7]
+    found = [row for row in rows if len(row) == 5]
     assert [row[0] for row in seeds] == [0.5, 1, 2, 3]
     assert [row[0] for row in found] == [2, 3, 5, 10, 15]
     for effect, *counts in seeds:
-        assert counts == [seeds_needed(effect, alpha=alpha) for alpha in (0.05, 0.0125, 0.00625)]
+        wanted = [
+            seeds_needed(effect, is_paired=is_paired, alpha=alpha)
+            for is_paired in (True, False)
+            for alpha in (0.05, 0.0125, 0.00625)
+        ]
+        assert counts == wanted
     for n, *effects in found:
-        wanted = [detectable_effect(int(n), int(n), alpha=alpha) for alpha in (0.05, 0.0125)]
-        assert effects == pytest.approx(wanted, abs=0.005)
+        limits = [
+            detectable_effect(int(n), int(n), is_paired=is_paired, alpha=alpha)
+            for is_paired in (True, False)
+            for alpha in (0.05, 0.0125)
+        ]
+        assert effects == pytest.approx(limits, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -270,186 +311,17 @@ def test_tables_of_the_docs_are_what_the_functions_give() -> None:
     [(3, 3, 0.05), (6, 4, 0.05), (3, 3, 0.0125), (2, 2, 0.05), (2, 7, 0.05)],
 )
 def test_power_agrees_with_simulation(n_a: int, n_b: int, alpha: float) -> None:
-    effect = detectable_effect(n_a, n_b, alpha=alpha)
+    effect = detectable_effect(n_a, n_b, is_paired=False, alpha=alpha)
     rng = np.random.default_rng(3)
     a = rng.standard_normal((20_000, n_a)) + effect
     b = rng.standard_normal((20_000, n_b))
-    student = stats.ttest_ind(a, b, axis=1).pvalue < alpha
     welch = stats.ttest_ind(a, b, axis=1, equal_var=False).pvalue < alpha
-    found = (student & welch).mean()
-    assert found == pytest.approx(0.8, abs=0.011)  # four standard errors
-    expected = power_of_test(effect, n_a, n_b, alpha=alpha)
-    assert student.mean() == pytest.approx(expected, abs=0.011)
-    assert found < student.mean()
+    assert welch.mean() == pytest.approx(0.8, abs=0.011)  # four standard errors
 
 
-# ------------------------------------------------------------------ the whole procedure
-
-
-def make_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave tests, correction and verdict as they are, and take out what a simulation need not wait for."""
-    monkeypatch.setattr(
-        comparisons, "summarize", lambda v: Summary(len(v), float(np.mean(v)), 1.0, 0.0, 0.0, "")
-    )
-    monkeypatch.setattr(comparisons, "hedges_g", lambda *_: Effect(0.0, 0.0, 0.0))
-    monkeypatch.setattr(comparisons, "detectable_effect", lambda *_, **__: 1.0)
-
-
-def null_family(rng: np.random.Generator, shift: float = 0.0) -> list[Comparison]:
-    """A sweep of four batch sizes and three seeds a side; only batch size 8 may differ."""
-    return correct(
-        [
-            compare(
-                size,
-                ("dia", list(rng.standard_normal(3) + shift * (size == 8))),
-                ("uvit", list(rng.standard_normal(3))),
-            )
-            for size in (8, 16, 32, 64)
-        ]
-    )
-
-
-def test_false_findings_of_whole_sweeps_keep_to_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_cheap(monkeypatch)
-    rng, count = np.random.default_rng(4), 1000
-    families = [null_family(rng) for _ in range(count)]
-    student = np.mean([any(c.student_holm < 0.05 for c in family) for family in families])
-    uncorrected = np.mean([any(c.student.p < 0.05 for c in family) for family in families])
-    found = np.mean([any(c.verdict in (LOWER, HIGHER) for c in family) for family in families])
-    assert student == pytest.approx(0.05, abs=0.021)  # three standard errors
-    assert found <= student  # a finding needs Welch's test too
-    assert uncorrected > 0.15  # 1 - 0.95^4 = 0.185: what the correction is for
-
-
-def test_a_large_effect_is_found_where_it_is_and_nowhere_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    make_cheap(monkeypatch)
-    rng = np.random.default_rng(5)
-    families = [null_family(rng, shift=-15.0) for _ in range(100)]
-    assert np.mean([family[0].verdict == LOWER for family in families]) > 0.95
-    elsewhere = [any(c.verdict in (LOWER, HIGHER) for c in family[1:]) for family in families]
-    assert np.mean(elsewhere) < 0.1
-
-
-def test_correction_runs_over_the_batch_sizes_that_could_be_tested() -> None:
-    samples = [
-        ([1.0, 1.1, 1.2], [2.0, 2.1, 2.3]),
-        ([1.0, 1.1, 1.3], [1.1, 1.2, 1.4]),
-        ([1.0], [2.0]),
-    ]
-    family = correct(
-        [compare(8 * 2**i, ("dia", a), ("uvit", b)) for i, (a, b) in enumerate(samples)]
-    )
-    assert [c.num_tests for c in family] == [2, 2, 2]
-    assert family[0].student_holm == pytest.approx(2 * family[0].student.p)
-    assert family[0].welch_holm == pytest.approx(2 * family[0].welch.p)
-    assert math.isnan(family[2].student_holm)
-    first = family[0]
-    pooled = pooled_std(*samples[0])
-    assert first.detectable == pytest.approx(pooled * detectable_effect(3, 3))
-    assert first.detectable_strict == pytest.approx(pooled * detectable_effect(3, 3, alpha=0.025))
-    assert first.needed == seeds_needed(first.effect.g)
-    assert first.needed_strict == seeds_needed(first.effect.g, alpha=0.025)
-
-
-# ------------------------------------------------------------------ sentences
-
-
-def spoken(a: list[float], b: list[float], **facts: object) -> tuple[str, str, str]:
-    comparison = compare(8, ("dia", a), ("uvit", b), **facts)  # type: ignore[arg-type]
-    text = sentence(comparison).replace("\N{NO-BREAK SPACE}", " ")
-    return comparison.verdict, headline(comparison, "FD"), text
-
-
-def test_sentence_of_a_lower_and_of_a_higher_metric() -> None:
-    low, high = [1.2, 1.25, 1.18], [1.6, 1.7, 1.62]
-    verdict, head, text = spoken(low, high)
-    assert (verdict, head) == (LOWER, "dia has the lower (better) FD.")
-    assert "dia 1.210, uvit 1.640 (3 seeds a side): a difference of −0.430" in text
-    assert "95% interval −0.533 to −0.327" in text
-    assert "About 3 seeds a side find an effect of this size four times in five." in text
-    verdict, head, text = spoken(high, low)
-    assert (verdict, head) == (HIGHER, "dia has the higher (worse) FD.")
-    assert "a difference of 0.430" in text
-
-
-def test_sentence_where_no_difference_can_be_shown() -> None:
-    verdict, head, text = spoken([1.2, 1.5, 1.3], [1.4, 1.3, 1.6])
-    assert (verdict, head) == (NOT_SHOWN, "No difference from uvit that these seeds can show.")
-    assert "Equal they need not be" in text
-    assert "only differences above 0.536" in text  # 0.1528 pooled, times 3.507
-    assert "would take about 59 seeds a side" in text
-    assert "p = 0.47 by Student's test" in text
-
-
-def test_sentence_of_a_difference_too_small_for_any_sweep() -> None:
-    assert "out of reach" in spoken([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])[2]
-
-
-def test_sentence_where_the_tests_disagree() -> None:
-    verdict, head, text = spoken([1.0, 1.01, 0.99], [1.25, 1.1, 1.3])
-    assert (verdict, head) == (UNSETTLED, "The two tests disagree; these seeds do not settle it.")
-    assert "takes the two spreads for equal" in text
-
-
-def test_sentence_of_what_only_the_correction_stopped() -> None:
-    pairs = [([1.0, 1.1, 1.2], [1.3, 1.4, 1.25]), *([([1.0, 1.2, 1.4], [1.1, 1.3, 1.2])] * 3)]
-    family = correct([compare(8, ("dia", a), ("uvit", b)) for a, b in pairs])
-    assert family[0].verdict == NOT_SHOWN
-    assert family[0].student.p < 0.05
-    text = sentence(family[0])
-    assert "after Holm's correction over 4 batch sizes" in text
-    assert "Uncorrected" in text
-    assert "such a value comes up by chance too often" in text
-
-
-def test_sentence_with_one_seed() -> None:
-    verdict, head, text = spoken([1.2], [1.3, 1.4])
-    assert (verdict, head) == (UNTESTED, "No test can be made.")
-    assert "With one seed of dia nothing says whether this is more than chance" in text
-    assert "p =" not in text
-
-
-def test_sentence_without_any_spread() -> None:
-    verdict, _, text = spoken([1.0, 1.0], [2.0, 2.0])
-    assert verdict == UNTESTED
-    assert "exactly the same value" in text
-    assert "All 3 seeds of dia gave exactly the same" in spoken([1.0] * 3, [1.2, 1.4, 1.3])[2]
-
-
-def test_sentence_without_a_value() -> None:
-    verdict, _, text = spoken([], [1.0, 1.1], planned=(3, 3), diverged=(3, 0))
-    assert verdict == UNTESTED
-    assert "There is no value of dia to compare." in text
-    assert "Diverged: 3 of 3 seeds of dia, 0 of 2 of uvit (Fisher's exact test: p = 0.10)" in text
-    assert "survivors" not in text
-    assert "Planned seeds still without a comparable value: 1 of 3 of uvit." in text
-
-
-def test_sentence_counts_divergences_among_survivors() -> None:
-    _, _, text = spoken([1.2, 1.3, 1.24], [1.5, 1.3], planned=(3, 3), diverged=(0, 1))
-    assert "Diverged: 0 of 3 seeds of dia, 1 of 3 of uvit" in text
-    assert "the means are over the survivors, which flatters the side that lost more" in text
-
-
-# ------------------------------------------------------------------ numbers for readers
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.35, "0.350"), (-1.5, "−1.50"), (1234.4, "1234"), (250.0, "250"), (NAN, "–"), (0.0, "0.00")],
-)
-def test_numbers_are_shown_with_three_digits(value: float, text: str) -> None:
-    assert shown(value) == text
-
-
-def test_other_texts() -> None:
-    assert shown(math.inf) == "∞"
-    assert shown(1.5e-9, 2) == "1.5e−9"
-    assert shown_p(1e-7) == "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.0001"
-    assert shown_interval(1.0, 2.0) == "1.00 to 2.00"
-    assert shown_interval(NAN, 2.0) == "–"
-    assert joined([8, 16, 32]) == "8, 16 and 32"
-    assert joined([8]) == "8"
-    assert joined([]) == "none"
+@pytest.mark.parametrize(("n", "alpha"), [(2, 0.05), (3, 0.05), (3, 0.0125), (6, 0.05)])
+def test_power_of_pairs_agrees_with_simulation(n: int, alpha: float) -> None:
+    effect = detectable_effect(n, n, is_paired=True, alpha=alpha)
+    differences = np.random.default_rng(3).standard_normal((20_000, n)) + effect
+    found = stats.ttest_1samp(differences, 0, axis=1).pvalue < alpha
+    assert found.mean() == pytest.approx(0.8, abs=0.011)

@@ -19,15 +19,10 @@ from tests.support.crashes import KILLED, Crash, lost_with_the_power, run_armed
 from tests.support.forked import Child
 from uvit_dia import cli
 from uvit_dia.runs import checkpoint
-from uvit_dia.runs.checkpoint import (
-    Checkpoint,
-    check_tensors,
-    commit,
-    newest_valid,
-    prune,
-    step_folders,
-    verify,
-)
+from uvit_dia.runs import commit as commits
+from uvit_dia.runs.checkpoint import Checkpoint, check_tensors, newest_valid, verify
+from uvit_dia.runs.commit import commit, prune
+from uvit_dia.runs.find import step_folders
 from uvit_dia.system import files
 from uvit_dia.system.errors import EXIT_IO_ERROR, CorruptFileError, InputError, StorageError
 
@@ -483,7 +478,7 @@ def test_a_full_disk_harms_nothing_older(
     for step in (10, 20):
         save(tmp_path, step)
     calls = 0
-    save_file = checkpoint.save_file
+    save_file = commits.save_file
 
     def full(content: dict[str, Tensor], path: Path) -> None:
         nonlocal calls
@@ -493,7 +488,7 @@ def test_a_full_disk_harms_nothing_older(
         calls += 1
         save_file(content, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(commits, "save_file", full)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(
         StorageError, match=r"need space for \d+ bytes, have \d+ .*No space left"
@@ -565,7 +560,7 @@ def test_a_checkpoint_that_changed_after_this_process_saved_it_is_read_again(
         save(tmp_path, step, verified=verified)
     assert sorted(path.name for path in verified) == ["step_00000020", "step_00000030"]
     read: list[Path] = []
-    monkeypatch.setattr(checkpoint, "verify", lambda folder: (read.append(folder), verify(folder)))
+    monkeypatch.setattr(commits, "verify", lambda folder: (read.append(folder), verify(folder)))
     save(tmp_path, 40, verified=verified)
     assert read == []  # nothing that this process wrote itself
     flip(tmp_path / "step_00000040" / "model.safetensors")
@@ -599,7 +594,7 @@ def test_pruning_reads_nothing_where_nothing_is_to_go(
 ) -> None:
     for step in (10, 20):
         save(tmp_path, step)
-    monkeypatch.setattr(checkpoint, "verify", lambda folder: pytest.fail(f"read {folder}"))
+    monkeypatch.setattr(commits, "verify", lambda folder: pytest.fail(f"read {folder}"))
     prune(tmp_path, keep=2, warn=pytest.fail)
 
 

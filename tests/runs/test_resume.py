@@ -33,8 +33,7 @@ from tests.support.runs import (
     train_arguments,
     tree,
 )
-from uvit_dia.cli import shorten_paths
-from uvit_dia.models.uvit import ATTENTION_NAMES
+from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -43,6 +42,7 @@ from uvit_dia.system.errors import (
     EXIT_OK,
     EXIT_STOPPED_EARLY,
 )
+from uvit_dia.system.messages import shorten_paths
 from uvit_dia.system.signals import SAME_REQUEST_SECONDS
 from uvit_dia.training import trainer
 
@@ -392,16 +392,16 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(
 
 
 def _train_on_full_disk(arguments: list[str], step: int) -> None:
-    from uvit_dia.runs import checkpoint
+    from uvit_dia.runs import commit
 
-    save_file = checkpoint.save_file
+    save_file = commit.save_file
 
     def full(tensors: dict, path: Path) -> None:
         if path.name == "ema.safetensors" and f"step_{step:08d}" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         save_file(tensors, path)
 
-    checkpoint.save_file = full
+    commit.save_file = full
     command("train", arguments)
 
 

@@ -11,7 +11,8 @@ from tests.support.configs import diffusion_config, sample_config
 from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.models import UViT
-from uvit_dia.sampling.sampler import Denoiser, ImageSampler, share_of_rank
+from uvit_dia.sampling.chain import Denoiser
+from uvit_dia.sampling.sampler import ImageSampler, share_of_rank
 from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 
@@ -343,7 +344,7 @@ def test_stochastic_samplers_draw_noise_of_their_own_for_each_image(
         batch_size=4,
         device="cpu",
     )
-    sampler.scheduler.init_noise_sigma = 0.0
+    sampler.chain.scheduler.init_noise_sigma = 0.0
     x_0 = sampler._sample_block(range(4)).flatten(1)
     correlation = torch.corrcoef(x_0) - torch.eye(4)
     assert x_0.std(1).min() > 0.1
@@ -361,7 +362,7 @@ def test_ddim_without_eta_draws_no_noise_after_the_start() -> None:
         batch_size=2,
         device="cpu",
     )
-    sampler.scheduler.init_noise_sigma = 0.0
+    sampler.chain.scheduler.init_noise_sigma = 0.0
     first, second = sampler._sample_block(range(2))
     assert torch.equal(first, second)
 

@@ -1,4 +1,4 @@
-"""Crashes at every file operation, for the tests: the process ends there, and the power may go too."""
+"""Crashes at every file operation: the process ends there, and the power may go too."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from uvit_dia.runs import checkpoint
+from uvit_dia.runs import commit
 
 _OPERATIONS = {"open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 KILLED = 137  # what a shell reports for kill -9
@@ -20,7 +20,7 @@ class Crash:
     Args:
         root: the folder whose files are written.
         count: k, from 0.
-        note: where to write, at the end, what a loss of power would spare: see `lost_with_the_power`.
+        note: where to write, at the end, what a power cut would spare: see `lost_with_the_power`.
     """
 
     def __init__(self, root: Path, count: int, note: Path | None = None) -> None:
@@ -30,10 +30,10 @@ class Crash:
         self._lock = threading.Lock()
         self._crashing: int | None = None  # the thread that does
         self._safe = {path.stat().st_ino for path in root.rglob("*")}
-        self._fsync, self._save_file = os.fsync, checkpoint.save_file
+        self._fsync, self._save_file = os.fsync, commit.save_file
         sys.addaudithook(lambda event, _: self.pass_by() if event in _OPERATIONS else None)
         os.fsync = self._fsync_and_note  # type: ignore[assignment]
-        checkpoint.save_file = self._save_file_torn
+        commit.save_file = self._save_file_torn
 
     def pass_by(self) -> None:
         """Count one operation, or end here."""
@@ -63,7 +63,7 @@ class Crash:
 
 
 def lost_with_the_power(root: Path, note: Path) -> list[Path]:
-    """Return the files, relative to a folder, whose content was never fsynced before a crash left its note."""
+    """Return the files of a folder whose content was not fsynced before a crash left its note."""
     safe = set(json.loads(note.read_text()))
     return [
         path.relative_to(root)

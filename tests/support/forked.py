@@ -1,4 +1,4 @@
-"""Processes for the tests, forked from a server that has imported everything once: half a second each, not five."""
+"""Processes for the tests, forked from a server that has imported everything: half a second each."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 
 @dataclass(frozen=True)
 class Finished:
-    """How a process ended: its exit code (minus the number of the signal that killed it) and what it wrote."""
+    """How a process ended: its exit code, or minus the signal that killed it, and its output."""
 
     exit_code: int
     stdout: str
@@ -114,7 +114,7 @@ def _enter(
 def start_ranks(
     num_processes: int, function: Callable[..., object], *arguments: object
 ) -> list[Child]:
-    """Start what a launcher starts: processes that find their rank, and each other, in their environment."""
+    """Start what a launcher starts: processes that find rank and peers in their environment."""
     port = free_port()
     return [
         Child(

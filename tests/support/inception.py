@@ -1,4 +1,4 @@
-"""An Inception of random weights in the file format of the real one: everything but its numbers can be tested with it."""
+"""An Inception of random weights in the file format of the real one, to test all but its numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tiny training runs for the tests: their config, a trainer in this process, and train.py in processes of its own."""
+"""Tiny training runs for the tests: their config, a trainer in this process, train.py in others."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from tests.support.crashes import Crash, run_armed
 from tests.support.forked import Child, Finished
 from uvit_dia.config.checks import make_config
 from uvit_dia.config.schema import Config
-from uvit_dia.runs.checkpoint import step_folders
+from uvit_dia.runs.find import step_folders
 from uvit_dia.system.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ Changes = Mapping[str, object]
 
 
 def tiny_config(changes: Changes | None = None) -> Config:
-    """Return the quickstart's config with a model of 13,000 weights and 12 steps; `changes` has dotted keys."""
+    """Return the quickstart's config with 13,000 weights and 12 steps; `changes` has dotted keys."""
     spec = importlib.util.spec_from_file_location("digits_uvit_dia", CONFIG)
     assert spec is not None
     assert spec.loader is not None
@@ -49,7 +49,7 @@ def tiny_config(changes: Changes | None = None) -> Config:
 
 
 def tiny_trainer(path: Path, changes: Changes | None = None) -> Any:
-    """Make the Trainer of a tiny run in this process; a run that lies in the folder is not yet gone on with."""
+    """Make the Trainer of a tiny run in this process; a run in the folder is not resumed yet."""
     import torch
     from accelerate.state import AcceleratorState, GradientState
 
@@ -78,11 +78,11 @@ class Fault:
     """A signal that a training process gets at a place which it passes.
 
     Attributes:
-        place: "draw" (nothing of the step is done), "update" (weights are updated, their average is not), "log" (half
-            of the step's log line is written), "saved" (a checkpoint is committed, nobody knows), or "commit" (inside
-            the commit).
-        at: the step, from 0 in "draw" and "update", as the log line or the checkpoint counts it in "log" and "saved";
-            in "commit" the operation, from 0.
+        place: "draw" (nothing of the step is done), "update" (weights are updated, their average is
+            not), "log" (half of the step's log line is written), "saved" (a checkpoint is
+            committed, nobody knows), or "commit" (inside the commit).
+        at: the step, from 0 in "draw" and "update", as the log line or the checkpoint counts it in
+            "log" and "saved"; in "commit" the operation, from 0.
         number: the signal.
         times: how often it comes.
         pause_seconds: between one time and the next.
@@ -246,7 +246,7 @@ def checkpoint_hashes(folder: Path) -> dict[str, str]:
 
 
 def result(run: Path, step: int = 12) -> dict[str, object]:
-    """Return all that two runs must have in common to be called the same run: last checkpoint and log."""
+    """Return what two runs must have in common to be the same run: last checkpoint and log."""
     return {**checkpoint_hashes(step_folder(run, step)), "log": log_lines(run)}
 
 

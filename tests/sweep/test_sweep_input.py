@@ -21,6 +21,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"variants": {"uvit": {}, "other": {"model": {"attention": "dia_lstm"}}}},
         "duplicates",
     ),
+    "variants whose folders are one where names ignore case": (
+        {"variants": {"uvit": {"model": {"attention": "none"}}, "UViT": {}}},
+        "variants: uvit stands there in more than one spelling",
+    ),
     "unknown key of a variant": (
         {"variants": {"uvit": {"model": {"atention": "none"}}}},
         "variants.uvit: unknown key model.atention; did you mean model.attention?",

@@ -1,4 +1,4 @@
-"""The average of the weights: its closed form, its decay, and that it shares nothing with the model."""
+"""The average of the weights: its closed form, its decay, and memory of its own."""
 
 import copy
 
@@ -136,7 +136,7 @@ def test_ramp_up_ends_at_the_decay(settings: dict) -> None:
 
 
 def test_buffers_are_copied() -> None:
-    """Running statistics belong to the weights of the moment; the average is sampled from with the last ones."""
+    """Running statistics belong to the latest weights; samples of the average use them too."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     average = EMA(model, copy.deepcopy(model))
     model(torch.randn(8, 3))

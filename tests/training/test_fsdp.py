@@ -1,7 +1,7 @@
-"""FSDP2 beside DDP and one process: the same losses, and checkpoints that each of them goes on with.
+"""FSDP2 beside DDP and one process: the same losses, and checkpoints that each of them resumes.
 
-Accelerate shards on accelerators only. Here, on CPUs, the tests tell it that it does; everything after that is the
-real thing: torch's `fully_shard`, its collectives over gloo, and our trainer.
+Accelerate shards on accelerators only. Here, on CPUs, the tests tell it that it does; everything
+after that is the real thing: torch's `fully_shard`, its collectives over gloo, and our trainer.
 """
 
 from pathlib import Path

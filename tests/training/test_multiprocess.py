@@ -1,4 +1,4 @@
-"""Several processes are one run: the same batches, the same weights up to rounding, one voice, one end."""
+"""Several processes are one run: same batches, same weights up to rounding, one voice, one end."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_torchrun_trains_the_same_weights(
 
 
 def _train_and_record(arguments: list[str], folder: Path) -> None:
-    """Train, and save which images each step of this rank took, and what the network saw of them."""
+    """Train; save which images each step of this rank took, and what the network saw of them."""
     rank = os.environ.get("RANK", "0")
     indices, draw = BatchOrder.indices, trainer.draw_batch
     seen: dict[str, torch.Tensor] = {}
@@ -319,7 +319,7 @@ def _train_as_on_gpus(arguments: list[str], fault: Fault) -> None:
 
     def prepare_as_on_gpus(self: Any, *arguments: Any, **named: Any) -> None:
         prepare(self, *arguments, **named)
-        self._fused_skips_updates = True
+        self.guard.skips_updates = True
 
     trainer.Trainer.__init__ = prepare_as_on_gpus  # type: ignore[method-assign]
     command("train", arguments, fault if os.environ["RANK"] == "1" else None)
@@ -366,7 +366,7 @@ def test_samples_are_the_same_files(tmp_path: Path, trained: Path, name: str) ->
 
 
 def _eval_with_sums_for_maxima(arguments: list[str]) -> None:
-    """Measure as with releases of Accelerate whose `reduce` takes the sum whatever it is asked for."""
+    """Measure as with releases of Accelerate whose `reduce` always takes the sum."""
     reduce = Accelerator.reduce
 
     def add_up(self: Accelerator, tensor: Any, reduction: str = "sum", **named: Any) -> Any:

@@ -23,7 +23,7 @@ def test_no_spikes_in_few_or_equal_values() -> None:
 
 
 def test_noise_scale_of_a_problem_with_a_known_answer() -> None:
-    """Gradients G + noise of covariance Sigma = diag: both terms come out, and so does their ratio."""
+    """Of gradients G + noise of a diagonal covariance, both terms and their ratio come out."""
     generator = torch.Generator().manual_seed(1)
     signal = torch.linspace(0.1, 0.5, 20, dtype=torch.float64)
     sigma = torch.linspace(0.5, 2.0, 20, dtype=torch.float64)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from uvit_dia import cli
 from uvit_dia.analysis.arguments import COMMANDS, read_arguments
+from uvit_dia.runs.find import check_checkpoint
 from uvit_dia.system.errors import InputError
 
 USAGE = """Look inside a trained run.
@@ -37,6 +38,9 @@ def main(argv: list[str]) -> None:
         InputError: if the command line does not fit, or the run does not fit the command.
     """
     arguments = read_arguments(argv, USAGE)
+    check_checkpoint(arguments.checkpoint)
+    if arguments.compare is not None:
+        check_checkpoint(arguments.compare, "--compare")
     check_packages()
     # torch is imported from here on
     from uvit_dia.analysis.run import run_analysis

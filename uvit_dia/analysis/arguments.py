@@ -8,6 +8,7 @@ from absl import flags
 from uvit_dia import cli
 from uvit_dia.config.schema import SAMPLERS
 from uvit_dia.system.errors import InputError, nearest
+from uvit_dia.system.files import user_path
 
 COMMANDS = {
     "correlation": "Pearson correlation of attention maps between blocks (Fig. 2)",
@@ -46,6 +47,8 @@ class AnalysisArguments:
         sampler: name of the sampler, of `sensitivity`.
         num_steps: its steps.
         num_rounds: how often every variant is timed, of `cost`.
+        data_path: where the training images lie, if not where the run found them.
+        allow_other_data: whether other images than those of the training may be used.
     """
 
     command: str
@@ -60,6 +63,8 @@ class AnalysisArguments:
     sampler: str | None = None
     num_steps: int | None = None
     num_rounds: int = 20
+    data_path: str | None = None
+    allow_other_data: bool = False
 
 
 def read_arguments(argv: list[str], usage: str) -> AnalysisArguments:
@@ -100,6 +105,10 @@ def _define_flags(command: str) -> flags.FlagValues:
         default, text = _INTEGERS[name]
         flags.DEFINE_integer(name, default, text, flag_values=values)
     if command != "cost":
+        text = "Where the training images lie, if not where the run found them."
+        flags.DEFINE_string("data_path", None, text, flag_values=values)
+        text = "Use other images than the run was trained on."
+        flags.DEFINE_bool("allow_other_data", False, text, flag_values=values)
         flags.DEFINE_bool("use_ema", True, "Use the averaged weights.", flag_values=values)
         text = "Noise levels, such as 100,500,900 (default: spread evenly over all)."
         flags.DEFINE_list("timesteps", None, text, flag_values=values)
@@ -127,21 +136,21 @@ def _check(command: str, found: dict) -> AnalysisArguments:
     timesteps = found.get("timesteps")
     known = {
         name: found[name]
-        for name in (*_INTEGERS, "use_ema", "sampler")
+        for name in (*_INTEGERS, "use_ema", "sampler", "data_path", "allow_other_data")
         if found.get(name) is not None
     }
     return AnalysisArguments(
         command=command,
-        checkpoint=Path(found["checkpoint"]),
-        output=_path(found["output"]),
-        compare=_path(found.get("compare")),
+        checkpoint=user_path(found["checkpoint"], "--checkpoint"),
+        output=_path(found["output"], "--output"),
+        compare=_path(found.get("compare"), "--compare"),
         timesteps=None if timesteps is None else _integers(timesteps),
         **known,
     )
 
 
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
+def _path(value: str | None, flag: str) -> Path | None:
+    return user_path(value, flag) if value else None
 
 
 def _integers(words: list[str]) -> tuple[int, ...]:

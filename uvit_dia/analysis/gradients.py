@@ -25,7 +25,7 @@ from tqdm import tqdm
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.probe import recorded_outputs
 from uvit_dia.analysis.result import AnalysisResult
-from uvit_dia.analysis.subject import Subject, load_model, make_subject
+from uvit_dia.analysis.subject import Subject, make_subject
 from uvit_dia.config.files import to_plain
 from uvit_dia.plots.parts import (
     BOX_SENTENCE,
@@ -36,7 +36,7 @@ from uvit_dia.plots.parts import (
 )
 from uvit_dia.plots.style import PAPER, WIDTH, look, style
 from uvit_dia.rng import permutation
-from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.runs.trained_model import TrainedModel, load_run
 from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
@@ -182,8 +182,12 @@ def analyse_gradients(
 
 def _other_subject(arguments: AnalysisArguments, first: Subject) -> Subject:
     assert arguments.compare is not None
-    other = load_model(
-        arguments.compare, use_ema=arguments.use_ema, device=first.device, flag="--compare"
+    other = load_run(
+        arguments.compare,
+        use_ema=arguments.use_ema,
+        device=first.device,
+        data_path=arguments.data_path,
+        flag="--compare",
     )
     ours, theirs = to_plain(first.trained.config), to_plain(other.config)
     for key in ("diffusion", "data"):

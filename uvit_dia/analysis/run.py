@@ -18,7 +18,7 @@ from uvit_dia.analysis.sensitivity import analyse_sensitivity
 from uvit_dia.plots.parts import name_subject
 from uvit_dia.plots.style import png_bytes, svg_bytes
 from uvit_dia.runs.folder import versions
-from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.runs.trained_model import TrainedModel, load_run
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_atomically, write_json
@@ -45,12 +45,15 @@ def run_analysis(arguments: AnalysisArguments) -> str:
     Raises:
         InputError: if run, images or output do not fit; nothing is written then.
     """
-    from uvit_dia.analysis.subject import load_model
-
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
         raise InputError("an analysis runs in one process; start it without a launcher")
-    trained = load_model(arguments.checkpoint, use_ema=arguments.use_ema, device=accelerator.device)
+    trained = load_run(
+        arguments.checkpoint,
+        use_ema=arguments.use_ema,
+        device=accelerator.device,
+        data_path=arguments.data_path,
+    )
     folder = _output_folder(arguments, trained)
     result = ANALYSES[arguments.command](arguments, trained, accelerator)
     record = {

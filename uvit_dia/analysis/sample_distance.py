@@ -1,4 +1,4 @@
-"""The Frechet distance of the samples of a changed model, measured as `eval_fid.py` does."""
+"""The Frechet distance of samples, as `eval_fid.py` measures it, for a model that is changed."""
 
 from dataclasses import replace
 
@@ -6,13 +6,16 @@ from accelerate import Accelerator
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.data.sources import load_training_images
-from uvit_dia.evaluation.evaluator import evaluate, make_references
-from uvit_dia.evaluation.extractors import Extractor, find_extractor
+from uvit_dia.data.images import ImageSet
+from uvit_dia.evaluation.evaluator import Evaluation, make_evaluator
+from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.runs.trained_model import TrainedModel
-from uvit_dia.sampling.run import warn
+from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
-from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
+from uvit_dia.sampling.schedulers import sampler_settings
+from uvit_dia.system.notices import warn
+
+MARKS = ("floor", "gaussian_mark", "matched")  # how the names of a record's marks begin
 
 
 class SampleDistance:
@@ -28,7 +31,6 @@ class SampleDistance:
         InputError: if sampler or extractor do not fit.
 
     Attributes:
-        images: the run's training images.
         metric: "fid" with Inception, else "fd".
         label: what pictures call it.
     """
@@ -42,7 +44,7 @@ class SampleDistance:
         num_images: int,
     ) -> None:
         config = trained.config
-        self.settings = sampler_settings(
+        self._settings = sampler_settings(
             SamplingArguments(
                 checkpoint=arguments.checkpoint,
                 num_images=num_images,
@@ -54,70 +56,56 @@ class SampleDistance:
             ),
             config,
         )
-        source = find_extractor(config.eval.extractor, config.eval.weights)
-        self.metric = "fid" if source.is_inception else "fd"
-        self.label = "FID" if source.is_inception else f"FD ({source.label})"
-        self.images = load_training_images(config, show_progress=True)
-        self._extractor = Extractor(source, accelerator.device)
-        self._reference, self._held_out = make_references(
-            config, self._extractor, self.images, accelerator, warn
+        for note in sampler_notes(self._settings, config.diffusion):
+            warn(note)
+        source = choose_extractor(config.eval)
+        self.metric = source.frechet_name
+        self.label = source.title
+        self._evaluator = make_evaluator(
+            config,
+            source,
+            device=accelerator.device,
+            warn=warn,
+            names=("fid",),
+            show_progress=True,
         )
+        trained.check_images(self.images, allow_other_data=arguments.allow_other_data)
         self._trained = trained
         self._accelerator = accelerator
         self._num_images = num_images
         self._batch_size = min(arguments.batch_size or config.sample.batch_size, num_images)
-        self._last: dict[str, object] = {}
-        if not self.is_comparable:
+        self._last: Evaluation | None = None
+        if not self._evaluator.is_comparable(num_images):
             warn(
-                f"{num_images} images are fewer than the {self.num_features} features of"
-                f" {source.label}; compare these distances with each other only"
+                f"{num_images} images are fewer than the {self._evaluator.num_features} features "
+                f"of {source.label}; compare these distances with each other only"
             )
 
     @property
-    def num_features(self) -> int:
-        """How many features the extractor gives an image."""
-        return self._reference.features[self._extractor.feature_layer].shape[1]
-
-    @property
-    def is_comparable(self) -> bool:
-        """Whether there are as many images as features, which a covariance needs."""
-        return self._num_images >= self.num_features
+    def images(self) -> ImageSet:
+        """The run's training images."""
+        return self._evaluator.real.images
 
     def measure(self, seed: int) -> float:
         """Sample with the model as it is now; return its distance to the training images."""
-        settings = replace(self.settings, seed=seed)
         sampler = make_sampler(
             self._trained.model,
             self._trained.config,
-            settings,
+            replace(self._settings, seed=seed),
             batch_size=self._batch_size,
             device=self._accelerator.device,
         )
-        self._last = evaluate(
-            sampler,
-            self._extractor,
-            self._reference,
-            self._held_out,
-            num_images=self._num_images,
-            names=("fid",),
-            accelerator=self._accelerator,
-            show_progress=True,
-        )
-        value = self._last[self.metric]
-        assert isinstance(value, float)
-        return value
+        self._last = self._evaluator.measure(sampler, self._num_images, self._accelerator)
+        assert self._last is not None and self._last.value is not None  # analyses have one process
+        return self._last.value
 
     def facts(self) -> dict[str, object]:
-        """Return what the last distance depends on, under the names that `eval_fid.py` gives."""
-        source = self._extractor.source
-        floor = ("floor", "floor_num_images", "floor_split", "nfe")
-        return {
-            "comparable": self.is_comparable,
-            "extractor": source.label,
-            "extractor_sha256": source.sha256,
-            "reference": self._reference.name,
-            "reference_sha256": self._reference.fingerprint,
-            "reference_num_images": len(self._reference),
-            **sampler_facts(self.settings),
-            **{name: self._last[name] for name in floor},
-        }
+        """Return what the distances depend on, under the names of `eval_fid.py`.
+
+        Call it after `measure`. The batch size is left out: analyses have one of their own.
+        """
+        assert self._last is not None
+        record = self._last.record()
+        marks = {name: value for name, value in record.items() if name.startswith(MARKS)}
+        facts = {name: value for name, value in self._last.facts.items() if name != "batch_size"}
+        return {**facts, **marks, "nfe": record["nfe"]}

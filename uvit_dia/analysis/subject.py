@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,8 +12,7 @@ from uvit_dia.data.images import ImageSet, to_model_range
 from uvit_dia.data.sources import load_training_images
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.rng import normal_rows, permutation
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
-from uvit_dia.sampling.run import warn
+from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
@@ -104,27 +102,6 @@ def checkpoint_facts(trained: TrainedModel) -> dict[str, object]:
     }
 
 
-def load_model(
-    path: Path, *, use_ema: bool, device: torch.device, flag: str = "--checkpoint"
-) -> TrainedModel:
-    """Load the model of a run or a step folder.
-
-    Args:
-        path: of the run or step folder.
-        use_ema: whether the averaged weights are used.
-        device: where it shall run.
-        flag: under which the user named it.
-
-    Raises:
-        InputError: if there is none, naming the flag.
-    """
-    try:
-        checkpoint = find_checkpoint(path, warn)
-    except InputError as error:
-        raise InputError(str(error).replace("--checkpoint:", f"{flag}:")) from error
-    return load_trained(checkpoint, use_ema=use_ema, device=device)
-
-
 def make_subject(
     trained: TrainedModel,
     arguments: AnalysisArguments,
@@ -147,7 +124,8 @@ def make_subject(
         num_images: N; None for what the command line says, or `DEFAULT_NUM_IMAGES`.
 
     Raises:
-        InputError: if there are fewer images than asked for, or no such noise level.
+        InputError: if there are fewer images than asked for, or no such noise level, or if the images are not those
+            of the training.
     """
     config = trained.config
     total = config.diffusion.num_train_timesteps
@@ -155,6 +133,7 @@ def make_subject(
     if levels is not None and not all(0 <= level < total for level in levels):
         raise InputError(f"--timesteps {','.join(map(str, levels))}: allowed is 0 to {total - 1}")
     images = load_training_images(config, show_progress=True)
+    trained.check_images(images, allow_other_data=arguments.allow_other_data)
     wanted = num_images or arguments.num_images
     if wanted is not None and wanted > len(images):
         raise InputError(

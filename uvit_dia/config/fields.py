@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from uvit_dia.config.rules import REQUIRED, Rule
 from uvit_dia.system.errors import InputError, nearest
 
-SHOWN_LENGTH = 60  # characters of a wrong value in a message
+SHOWN_LENGTH = 56  # characters of a wrong value in a message
 
 Schema = Mapping[str, Any]  # key -> Rule, or the Schema of a group
 G = TypeVar("G", bound="Group")
@@ -110,7 +110,7 @@ def check_tree(tree: Mapping, schema: Schema, origin: str, prefix: str = "") -> 
         prefix: of the keys in messages.
 
     Raises:
-        InputError: naming the first key that is unknown, missing, or holds a value that is not allowed.
+        InputError: naming the first key that is unknown, missing, or without an allowed value.
     """
     for name in tree:
         if name not in schema:
@@ -137,7 +137,9 @@ def refusal(name: str, value: object, rule: Rule) -> str:
     return f"{name} = {shown(value)}; allowed is {rule.allowed}"
 
 
-def shown(value: object, to_text: Callable[[object], str] = repr) -> str:
+def shown(
+    value: object, to_text: Callable[[object], str] = repr, length: int = SHOWN_LENGTH
+) -> str:
     """Return a value as a text that is not too long for a message."""
     text = to_text(value)
-    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."

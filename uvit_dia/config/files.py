@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from uvit_dia.config.checks import make_config
 from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.mounts import again_if_stale
 
 MAX_CONFIG_BYTES = 2**20
 
 
-# What may change when a run is resumed: how long it goes on, how often it reports, and where things lie.
+# What may change when a run is resumed: its length, how often it reports, and where things lie.
 RESUMABLE_CHANGES = (
     "train.num_steps",
     "train.log_every_steps",
@@ -33,6 +34,10 @@ RESUMABLE_CHANGES = (
     "sample.",
     "eval.",
 )
+
+
+# What may be "auto", and then follows the device.
+AUTO_KEYS = ("train.mixed_precision", "train.compile")
 
 
 class HasValues(Protocol):
@@ -106,9 +111,9 @@ def read_config_json(path: Path) -> Config:
         InputError: if the file is missing, not JSON, or not an allowed config.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        if again_if_stale(path.stat)().st_size > MAX_CONFIG_BYTES:
             raise InputError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; that is no config")
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(again_if_stale(path.read_text)(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -130,7 +135,8 @@ def forbidden_changes(saved: Config, wanted: Config) -> list[str]:
     """List what differs between a run's config and the one it is resumed with, and may not.
 
     The number of steps may change only under a constant learning rate: a cosine would bend
-    elsewhere.
+    elsewhere. What "auto" stands for is known only where it is computed: a run records it, and
+    is compared with that when it is resumed.
 
     Returns:
         Lines such as "train.batch_size: 64 -> 32".
@@ -142,7 +148,9 @@ def forbidden_changes(saved: Config, wanted: Config) -> list[str]:
     return [
         f"{key}: {old[key]!r} -> {new[key]!r}"
         for key in old
-        if old[key] != new[key] and not key.startswith(allowed)
+        if old[key] != new[key]
+        and not key.startswith(allowed)
+        and not (key in AUTO_KEYS and "auto" in (old[key], new[key]))
     ]
 
 

@@ -25,10 +25,10 @@ def split_overrides(words: Iterable[str], rule_of: RuleOf) -> tuple[list[str], d
         rule_of: finds the rule of a dotted key.
 
     Returns:
-        The other words, and the texts of the overrides by dotted key; of several for one key the last.
+        The other words, and the texts of the overrides by dotted key. The last one of a key counts.
 
     Raises:
-        InputError: for an unknown key, a missing value, or an override that stands before its --config.
+        InputError: for an unknown key, a missing value, or an override before its --config.
     """
     others: list[str] = []
     overrides: dict[str, str] = {}
@@ -64,7 +64,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, str], rule_of: R
     """Change a config in place; values that refer to a changed one follow it.
 
     Raises:
-        InputError: for a text that is no value of its key, or a group that the config does not have.
+        InputError: for a text that is no value of its key, or a group that the config lacks.
     """
     with config.unlocked(), config.ignore_type():
         for name, text in overrides.items():

@@ -1,19 +1,20 @@
-"""The groups of a run's config: every key with its type, range, unit and meaning, in this one place.
+"""The groups of a run's config: every key with its type, range, unit and meaning, in one place.
 
 A config is complete and holds no other key. `checks.py` says which values must fit each other.
 """
 
 from dataclasses import dataclass
 
+from uvit_dia.config.attention import AttentionOptions
 from uvit_dia.config.fields import Group, flat_rules, key, schema_of, shown
 from uvit_dia.config.rules import (
     ATTENTION,
     BETAS,
-    BLOCKS,
     METRIC_NAMES,
     Rule,
     boolean,
     choice,
+    colour,
     integer,
     number,
     text,
@@ -28,45 +29,19 @@ DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionOptions(Group, prefix="model.attention_options."):
-    """How the attention unit is built; not every unit takes every option (`units.py`)."""
-
-    shared: bool = key(boolean(), "One unit for all blocks (DIA), or one a block")
-    reduction: int = key(integer(1, 65536), "Ratio r of the bottleneck in the unit")
-    groups: int = key(integer(1, 65536), "Groups of channels, of sge", unit="groups")
-    activation: str = key(
-        choice("default", "sigmoid", "tanh", "relu"),
-        "What the cell's output passes through; default: tanh for lstm, sigmoid for the DIA cells",
-    )
-    num_cells: int = key(integer(1, 64), "Stacked cells of a recurrent unit", unit="cells")
-    pool: str = key(
-        choice("all", "patches"), "Tokens that the unit looks at; patches: no time token"
-    )
-    blocks: str | tuple[int, ...] = key(BLOCKS, "Blocks that carry the unit")
-    gate_init: str = key(
-        choice("paper", "identity"),
-        "How the gate starts: as the paper's equations, about 0.25, or as the identity",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelConfig(Group, prefix="model."):
     """The U-ViT, by its authors' names, and the attention unit in its blocks."""
 
     img_size: int = key(integer(1, 4096), "Side of an image", unit="pixels")
     patch_size: int = key(integer(1, 4096), "Side of a patch; divides img_size", unit="pixels")
-    in_chans: int = key(integer(1, 64), "Channels of an image: 1 grey, 3 RGB", unit="channels")
-    embed_dim: int = key(integer(1, 65536), "Width D of the tokens", unit="channels")
-    depth: int = key(integer(0, 1000), "Even; depth + 1 blocks are built", unit="blocks")
-    num_heads: int = key(
-        integer(1, 1024), "Heads of self-attention; divides embed_dim", unit="heads"
-    )
+    in_chans: int = key(integer(1, 64), "Channels of an image: 1 grey, 3 RGB")
+    embed_dim: int = key(integer(1, 65536), "Width D of the tokens")
+    depth: int = key(integer(0, 1000), "Depth of the U, an even number; depth + 1 blocks are built")
+    num_heads: int = key(integer(1, 1024), "Heads of self-attention; divides embed_dim")
     mlp_ratio: float = key(number(0, 64, above_low=True), "Width of an MLP over embed_dim")
     qkv_bias: bool = key(boolean(), "Bias of queries, keys and values")
     mlp_time_embed: bool = key(boolean(), "An MLP on the time embedding")
-    num_classes: int = key(
-        integer(-1, 10**6), "-1: no label is given to the network", unit="classes"
-    )
+    num_classes: int = key(integer(-1, 10**6), "Classes that the network is told of; -1 for none")
     conv: bool = key(boolean(), "A 3x3 convolution after the last block")
     skip: bool = key(boolean(), "Long skip connections of the U")
     residual: bool = key(boolean(), "Residual connections in the blocks")
@@ -86,7 +61,7 @@ class DiffusionConfig(Group, prefix="diffusion."):
     prediction_type: str = key(
         choice(*PREDICTION_TYPES), "What the network predicts: eps, v, or x_0 (sample)"
     )
-    loss_weighting: str = key(choice(*LOSS_WEIGHTINGS), "Weight of a noise level in the loss")
+    loss_weighting: str = key(choice(*LOSS_WEIGHTINGS), "How the loss weights the noise levels")
     min_snr_gamma: float = key(number(0, 1e6, above_low=True), "Gamma of min_snr, a power ratio")
 
 
@@ -95,8 +70,12 @@ class DataConfig(Group, prefix="data."):
     """The training images."""
 
     name: str = key(choice(*DATA_NAMES), "Kind of image set")
-    path: str = key(text(), "Where it lies; may be empty for digits and cifar10")
+    path: str = key(text(), "Where it lies; empty for digits and for CIFAR-10 in the user's cache")
     resize: bool = key(boolean(), "Scale and crop images of another size")
+    background: str = key(colour(), "Colour behind transparent parts of images", absent="white")
+    skip_unreadable: bool = key(
+        boolean(), "Leave out images that cannot be read, instead of refusing the set", absent=False
+    )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")
 
@@ -106,12 +85,17 @@ class OptimizerConfig(Group, prefix="optimizer."):
     """AdamW and its learning rate."""
 
     learning_rate: float = key(number(0, 1e3, above_low=True), "Highest learning rate")
-    lr_schedule: str = key(choice("constant", "cosine"), "After the warm-up; cosine falls to 0")
-    warmup_steps: int = key(integer(0), "Linear rise of the learning rate", unit="steps")
+    lr_schedule: str = key(
+        choice("constant", "cosine"),
+        "Learning rate after the warm-up; cosine falls to 0 at the last step",
+    )
+    warmup_steps: int = key(
+        integer(0), "Length of the warm-up, a linear rise of the learning rate", unit="steps"
+    )
     betas: tuple[float, float] = key(BETAS, "Decay of the two moments a step")
     eps: float = key(number(0, 1, above_low=True), "Added to the root of the second moment")
     weight_decay: float = key(number(0, 1e3), "Decoupled decay of the weights")
-    max_grad_norm: float = key(number(0, 1e9), "2-norm to which gradients are clipped; 0: never")
+    max_grad_norm: float = key(number(0, 1e9), "2-norm to which gradients are clipped; 0 for never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +107,7 @@ class EMAConfig(Group, prefix="ema."):
         integer(0, 10**12), "Half-life, the same at every batch size", unit="images"
     )
     rampup_ratio: float = key(
-        number(0, 1e6), "Bound of the half-life as a share of the images seen so far; 0: none"
+        number(0, 1e6), "Bound of the half-life as a share of the images seen so far; 0 for none"
     )
 
 
@@ -132,23 +116,34 @@ class TrainConfig(Group, prefix="train."):
     """How long a run is, how it computes, and what it writes."""
 
     batch_size: int = key(
-        integer(1, 10**7), "A step's batch over all processes together", unit="images"
+        integer(1, 10**7), "Batch of a step, over all processes together", unit="images"
     )
     num_steps: int = key(integer(1, 2**32 - 1), "Length of the run", unit="steps")
     accumulation_steps: int = key(
-        integer(1, 10**6), "Parts of a process's share; the batch stays the same", unit="parts"
+        integer(1, 10**6),
+        "Parts into which a process splits its share of the batch, which stays the same",
+        unit="parts",
     )
     mixed_precision: str = key(
-        choice("no", "bf16", "auto"), "Precision of the network; weights are float32"
+        choice("no", "bf16", "auto"),
+        "Precision of the network, whose weights are float32; auto: bf16 on a GPU that has it, "
+        "else no",
     )
-    compile: bool | str = key(boolean("auto"), "Compile the network with torch.compile")
+    compile: bool | str = key(
+        boolean("auto"),
+        "Compile the network with torch.compile; auto: on a GPU, if there is a compiler",
+    )
     gradient_checkpointing: bool = key(boolean(), "Compute activations twice to save memory")
-    log_every_steps: int = key(integer(1), "Distance of log lines", unit="steps")
-    checkpoint_every_steps: int = key(integer(1), "Distance of checkpoints", unit="steps")
-    keep_checkpoints: int = key(integer(2, 10**6), "Newest ones that are kept", unit="checkpoints")
-    sample_every_steps: int = key(integer(0), "Distance of sample grids; 0: none", unit="steps")
-    eval_every_steps: int = key(integer(0), "Distance of evaluations; 0: none", unit="steps")
-    tracker: str = key(choice("tensorboard", "none"), "Who gets the log beside metrics.jsonl")
+    log_every_steps: int = key(integer(1), "Distance between log lines", unit="steps")
+    checkpoint_every_steps: int = key(integer(1), "Distance between checkpoints", unit="steps")
+    keep_checkpoints: int = key(integer(2, 10**6), "How many of the newest checkpoints are kept")
+    sample_every_steps: int = key(
+        integer(0), "Distance between sample grids; 0 for none", unit="steps"
+    )
+    eval_every_steps: int = key(
+        integer(0), "Distance between evaluations; 0 for none", unit="steps"
+    )
+    tracker: str = key(choice("tensorboard", "none"), "Where the log goes, beside metrics.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,32 +152,39 @@ class SampleConfig(Group, prefix="sample."):
 
     sampler: str = key(choice(*SAMPLERS), "Scheduler of diffusers")
     num_steps: int = key(
-        integer(1, 10**6), "num_inference_steps; heun and pndm call the network more often"
+        integer(1, 10**6),
+        "num_inference_steps; heun and pndm call the network more often",
+        unit="steps",
     )
-    eta: float = key(number(0, 1), "Share of fresh noise in ddim; 0: deterministic")
+    eta: float = key(number(0, 1), "Share of fresh noise in ddim; 0 is deterministic")
     variance_type: str = key(
         choice("fixed_small", "fixed_large"), "Variance of ddpm (Ho et al. 2020, Sec. 3.2)"
     )
     clip_sample: bool = key(boolean(), "ddpm and ddim clip their estimate of x_0 to [-1, 1]")
     seed: int = key(integer(0, 2**31 - 1), "With an image's index it decides the image's noise")
-    batch_size: int = key(integer(1, 10**6), "Sampled at a time", unit="images")
-    grid_images: int = key(integer(1, 4096), "In a grid of a run", unit="images")
+    batch_size: int = key(integer(1, 10**6), "Images sampled at a time")
+    grid_images: int = key(integer(1, 4096), "Images in a sample grid")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Group, prefix="eval."):
     """How samples are measured."""
 
-    num_images: int = key(integer(1, 10**8), "N, sampled for a measurement", unit="images")
-    metrics: tuple[str, ...] = key(METRIC_NAMES, "What is measured")
-    extractor: str = key(text(), "inception-v3-compat, digits, or pt2:PATH")
-    weights: str = key(text(), "Path of the Inception weights; empty: torch-fidelity's place")
-    batch_size: int = key(integer(1, 10**6), "Given to the extractor at a time", unit="images")
+    num_images: int = key(
+        integer(1, 10**8), "N, how many images are sampled for a measurement", unit="images"
+    )
+    metrics: tuple[str, ...] = key(METRIC_NAMES, "Metrics, as torch-fidelity names them")
+    extractor: str = key(text(), "Feature extractor: inception-v3-compat, digits, or pt2:PATH")
+    weights: str = key(text(), "Path of the Inception weights; empty for torch-fidelity's place")
+    batch_size: int = key(integer(1, 10**6), "Images given to the extractor at a time")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Group):
-    """All that a run is; `checks.make_config` makes it, from whatever source."""
+    """All that a run is.
+
+    `checks.make_config` makes it, from whatever source.
+    """
 
     seed: int = key(integer(0, 2**31 - 1), "Decides everything random in the training")
     model: ModelConfig

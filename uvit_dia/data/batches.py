@@ -1,7 +1,7 @@
-"""Image sets in memory, the order of their batches, and the only conversion between uint8 and model range.
+"""The training images of each step: which ones, mirrored or not, in the range of the model.
 
-A set is one uint8 tensor; a batch is index-select, flip, normalise. Order and flips are functions of the seed and
-the step, so there is no loader, no worker and no state to save.
+A set is one uint8 tensor, and a batch is index-select, flip, normalise. Order and flips are
+functions of the seed and the step, so there is no loader, no worker and no state to save.
 """
 
 import torch
@@ -13,9 +13,11 @@ from uvit_dia.system.errors import InputError
 
 
 class BatchOrder:
-    """Which images make up the batch of a step: a new permutation each epoch, read without a gap or a repeat.
+    """Which images make up the batch of a step.
 
-    Batches run on across the end of an epoch, so every image is seen once before any is seen twice more.
+    Each epoch has a new permutation of the set, and the batches cut the epochs' permutations, put
+    end to end, into pieces of B. So every image is used once an epoch, and a batch that reaches
+    over the end of an epoch is a whole batch.
 
     Args:
         num_images: size of the set.
@@ -29,12 +31,13 @@ class BatchOrder:
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
         if num_images < batch_size:
             raise InputError(
-                f"train.batch_size = {batch_size} is larger than the data set, which has {num_images} images"
+                f"train.batch_size = {batch_size} is larger than the data set, "
+                f"which has {num_images} images"
             )
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
-        self._cached: tuple[int, Tensor] | None = None  # derived: the permutation last used
+        self._cached: tuple[int, Tensor] | None = None  # epoch and permutation last used
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._cached is None or self._cached[0] != epoch:
@@ -42,8 +45,8 @@ class BatchOrder:
         return self._cached[1]
 
     def indices(self, step: int, rows: range) -> Tensor:
-        """Return which images stand at positions `rows` of the batch of `step`, (len(rows),) int64 on the CPU."""
-        first = step * self.batch_size
+        """Return the images at positions `rows` of the batch of a step, (len(rows),) int64, CPU."""
+        first = step * self.batch_size  # position of the batch in all epochs, put end to end
         parts = []
         position, stop = first + rows.start, first + rows.stop
         while position < stop:
@@ -83,7 +86,7 @@ class TrainingBatches:
         self.device = torch.device(device)
 
     def x_0(self, step: int, rows: range) -> Tensor:
-        """Return part of the batch of a step, (len(rows), C, H, W) float32 in [-1, 1] on the device."""
+        """Return part of a step's batch, (len(rows), C, H, W) float32 in [-1, 1] on the device."""
         order = self.order
         indices = order.indices(step, rows).to(self.images.device, non_blocking=True)
         images = self.images[indices].to(self.device, non_blocking=True)

@@ -1,8 +1,16 @@
-"""Sampling and measuring together, over all processes: images are streamed from the sampler into the extractor."""
+"""One evaluator for training, eval_fid.py, analyses and sweeps: images in, a record out.
+
+What does not depend on the images is computed once (`real_images.py`). Images are asked for by
+index, so that every process has its share: whatever gives images by index can be measured, a
+sampler as well as images that exist.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -11,135 +19,261 @@ from tqdm import tqdm
 
 from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
-from uvit_dia.data.sources import load_test_images
+from uvit_dia.data.sources import load_test_images, load_training_images
+from uvit_dia.evaluation.cache import Cache, Features, Warn
+from uvit_dia.evaluation.extractor_files import ExtractorSource
 from uvit_dia.evaluation.extractors import Extractor
-from uvit_dia.evaluation.metrics import (
-    Features,
-    Reference,
-    check_num_images,
-    compute_metrics,
-    extract,
-    real_floor,
-    reference_features,
-)
-from uvit_dia.sampling.sampler import ImageSampler, share_of_rank
-from uvit_dia.system.errors import NonFiniteImagesError
-from uvit_dia.system.files import cache_folder
+from uvit_dia.evaluation.features import extract
+from uvit_dia.evaluation.floor import Floor
+from uvit_dia.evaluation.gather import gather_features
+from uvit_dia.evaluation.metrics import check_num_images, compute_metrics, frechet_distance
+from uvit_dia.evaluation.real_images import RealImages
+from uvit_dia.sampling.sampler import share_of_rank
+from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.processes import failing_together
 
+FRECHET = "fid"  # the metric that floor and mark belong to, under its name in a config
 
-def evaluate(
-    sampler: ImageSampler,
-    extractor: Extractor,
-    reference: Reference,
-    held_out: Features | None,
-    *,
-    num_images: int,
-    names: tuple[str, ...],
-    accelerator: Accelerator,
-    show_progress: bool,
-) -> dict[str, object]:
-    """Sample images 0 .. num_images - 1 and measure them against the reference.
 
-    Call it on all processes; each samples its share, and the main process computes the metrics.
+class Images(Protocol):
+    """Images that are asked for by index.
+
+    Attributes:
+        batch_size: images of a block; a block belongs to one process.
+        nfe: network calls that an image took; None for images that are not sampled here.
+    """
+
+    batch_size: int
+    nfe: int | None
+
+    def sample(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield images, (n, C, H, W) uint8, part by part, each with its indices."""
+
+    def facts(self) -> dict[str, object]:
+        """Return what the images depend on, as JSON's types."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and what it depends on, both as JSON's types.
+
+    Attributes:
+        metric: the name of the Frechet distance, "fid" or "fd"; None where it was not asked for.
+        values: metrics, floor and mark, number of images, network calls, seconds.
+        facts: extractor, reference, and what the images depend on.
+    """
+
+    metric: str | None
+    values: dict[str, object]
+    facts: dict[str, object]
+
+    @property
+    def value(self) -> float | None:
+        """The Frechet distance."""
+        found = None if self.metric is None else self.values[self.metric]
+        assert found is None or isinstance(found, float)
+        return found
+
+    def record(self) -> dict[str, object]:
+        """Return the whole as one record."""
+        return {"metric": self.metric, "value": self.value, **self.values, **self.facts}
+
+    def in_words(self) -> str:
+        """Say the distance beside its marks, on one line; "" where there is none."""
+        if self.value is None:
+            return ""
+        values = self.values
+        text = f"{self.metric}@{values['num_images']} = {self.value:.4g}"
+        if values["floor"] is not None:
+            spread = values["floor_std"]
+            more = "" if spread is None else f" +- {spread:.2g}"
+            text += f", floor of real images {values['floor']:.4g}{more} ({values['floor_rule']})"
+        else:
+            text += f", {values['floor_rule']}"
+        if "matched_value" in values:
+            text += (
+                f"; at {values['matched_num_images']} images {values['matched_value']:.4g}, "
+                f"real ones {values['matched_floor']:.4g}"
+            )
+        if values["gaussian_mark"] is not None:
+            text += f"; a Gaussian in pixels has {values['gaussian_mark']:.4g}"
+        return text
+
+
+class Evaluator:
+    """Measures images against a training set.
 
     Args:
-        sampler: draws the images.
-        extractor: gives their features.
-        reference: features of the real images.
-        held_out: features of the test split, for the floor, or None.
-        num_images: N.
+        extractor: gives the features.
+        real: the training set and its test split.
         names: metrics, see `compute_metrics`.
-        accelerator: the processes.
-        show_progress: whether the main process draws a bar.
-
-    Returns:
-        On the main process the metrics, the real-against-real floor at the same N, N, NFE and seconds; elsewhere {}.
-
-    Raises:
-        InputError: if num_images is fewer than the metrics need.
-        NonFiniteImagesError: on all processes, if the sampler ended in values that are not finite on one.
+        shape: (C, H, W) of an image.
+        show_progress: whether a bar counts the images.
     """
-    check_num_images(num_images, names)
-    started = time.monotonic()
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    mine = share_of_rank(num_images, sampler.batch_size, rank, ranks)
-    bar = tqdm(
-        total=num_images,
-        unit="image",
-        desc="sampling",
-        leave=False,
-        disable=not (show_progress and accelerator.is_main_process),
-    )
 
-    def batches() -> Iterator[Tensor]:
-        for indices, images in sampler.sample(mine):
-            yield images
-            bar.update(len(indices) * ranks)
+    def __init__(
+        self,
+        extractor: Extractor,
+        real: RealImages,
+        *,
+        names: tuple[str, ...],
+        shape: tuple[int, int, int],
+        show_progress: bool,
+    ) -> None:
+        self.extractor = extractor
+        self.real = real
+        self._names = names
+        self._shape = shape
+        self._show_progress = show_progress
 
-    with failing_together(NonFiniteImagesError), closing(bar):
-        features = extract(extractor, batches()) if mine else {}
-    features = _gather(features, num_images, sampler.batch_size, extractor, accelerator)
-    if not accelerator.is_main_process:
-        return {}
-    values: dict[str, object] = dict(compute_metrics(features, reference, extractor, names))
-    values.update(real_floor(reference, held_out, extractor.feature_layer, num_images))
-    values.update(
-        num_images=num_images, nfe=sampler.nfe, seconds=round(time.monotonic() - started, 3)
-    )
-    return values
+    @property
+    def metric(self) -> str | None:
+        """The name of the Frechet distance in results; None where it is not asked for."""
+        return self.extractor.source.frechet_name if FRECHET in self._names else None
 
+    @cached_property
+    def num_features(self) -> int:
+        """How many features an image has; an extractor that does not take such images is refused.
 
-def _gather(
-    features: Features,
-    num_images: int,
-    block: int,
-    extractor: Extractor,
-    accelerator: Accelerator,
-) -> Features:
-    """Bring the features of all processes together in the order of the images."""
-    ranks = accelerator.num_processes
-    if ranks == 1:
-        return features
-    shares = [share_of_rank(num_images, block, rank, ranks) for rank in range(ranks)]
-    longest = max(len(share) for share in shares)
-    widths = accelerator.gather(_widths(features, extractor, accelerator)[None])  # ranks, layers
-    widths = widths.amax(dim=0)  # a rank without images knows none
-    gathered: Features = {}
-    for layer, width in zip(_layers(extractor), widths.tolist(), strict=True):
-        mine = features.get(layer, torch.empty(0, int(width)))
-        padded = torch.zeros(longest, int(width), device=accelerator.device)
-        padded[: len(mine)] = mine.to(accelerator.device)
-        parts = accelerator.gather(padded).cpu().split(longest)
-        together = torch.empty(num_images, int(width))
-        for share, part in zip(shares, parts, strict=True):
-            together[share] = part[: len(share)]
-        gathered[layer] = together
-    return gathered
+        Raises:
+            InputError: if the extractor does not fit the images.
+        """
+        black = torch.zeros(1, *self._shape, dtype=torch.uint8)
+        return self.extractor.features(black)[self.extractor.feature_layer].shape[1]
 
+    def is_comparable(self, num_images: int) -> bool:
+        """Say whether there are as many images as features, which a covariance needs."""
+        return num_images >= self.num_features
 
-def _layers(extractor: Extractor) -> list[str]:
-    return [extractor.feature_layer] + ([extractor.logits_layer] if extractor.logits_layer else [])
+    def measure(
+        self, images: Images, num_images: int, accelerator: Accelerator
+    ) -> Evaluation | None:
+        """Measure images 0 .. num_images - 1; call it on all processes, each does its share.
 
+        Args:
+            images: which.
+            num_images: N.
+            accelerator: the processes.
 
-def _widths(features: Features, extractor: Extractor, accelerator: Accelerator) -> Tensor:
-    found = [features[layer].shape[1] if layer in features else 0 for layer in _layers(extractor)]
-    return torch.tensor(found, dtype=torch.float32, device=accelerator.device)
+        Returns:
+            On the main process what was measured; None elsewhere.
 
+        Raises:
+            InputError: on all processes, if N is too small, or real images cannot be read.
+            NonFiniteImagesError: on all processes, if one of them sampled non-finite values.
+        """
+        check_num_images(num_images, self._names)
+        # -- what the images are compared with, before hours of sampling
+        marks: dict[str, object] = {}
+        with failing_together(InputError):
+            if accelerator.is_main_process:
+                marks = self._marks(num_images)
+        # -- features of the images
+        started = time.monotonic()
+        features = self._features_of(images, num_images, accelerator)
+        if not accelerator.is_main_process:
+            return None
+        # -- distances
+        real = self.real.reference.features
+        values: dict[str, object] = {**compute_metrics(features, real, self.extractor, self._names)}
+        values.update(marks)
+        if fewer := marks.get("matched_num_images"):
+            layer = self.extractor.feature_layer
+            values["matched_value"] = frechet_distance(features[layer][:fewer], real[layer])
+        values["num_images"] = num_images
+        if images.nfe is not None:
+            values["nfe"] = images.nfe
+        values["seconds"] = round(time.monotonic() - started, 3)
+        return Evaluation(self.metric, values, self._facts(images, num_images))
 
-def make_references(
-    config: Config,
-    extractor: Extractor,
-    images: ImageSet,
-    accelerator: Accelerator,
-    warn: Callable[[str], None],
-) -> tuple[Reference, Features | None]:
-    """Return features of the whole training set, and of the test split for the floor where there is one."""
-    batch_size = config.eval.batch_size
-    test = load_test_images(config, show_progress=accelerator.is_main_process)
-    with accelerator.main_process_first():  # the first one fills the cache that the others read
-        reference = reference_features(
-            images, extractor, batch_size=batch_size, cache=cache_folder() / "features", warn=warn
+    def _marks(self, num_images: int) -> dict[str, Any]:
+        """Return floor and mark, which belong to the Frechet distance."""
+        if FRECHET not in self._names:
+            return Floor.missing("no floor: no Frechet distance was asked for").as_dict()
+        floor = self.real.floor(num_images)
+        marks = {**floor.as_dict(), **self.real.gaussian_mark(num_images)}
+        smaller = None if floor.value is not None else self.real.smaller_floor(num_images)
+        if smaller is not None:
+            marks |= {f"matched_{name}": value for name, value in smaller.as_dict().items()}
+            marks["matched_num_images"] = marks.pop("matched_floor_num_images")
+        return marks
+
+    def _features_of(self, images: Images, num_images: int, accelerator: Accelerator) -> Features:
+        """Extract the features of this process's share; return those of all on the main process."""
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        share = share_of_rank(num_images, images.batch_size, rank, ranks)
+        bar = tqdm(
+            total=num_images,
+            unit="image",
+            desc="sampling",
+            leave=False,
+            disable=not (self._show_progress and accelerator.is_main_process),
         )
-    held_out = None if test is None else extract(extractor, test.images.split(batch_size))
-    return reference, held_out
+
+        def batches() -> Iterator[Tensor]:
+            for indices, part in images.sample(share):
+                yield part
+                bar.update(len(indices) * ranks)
+
+        with failing_together(NonFiniteImagesError), closing(bar):
+            features = extract(self.extractor, batches()) if share else {}
+        layers = self.extractor.layers
+        return gather_features(features, layers, num_images, images.batch_size, accelerator)
+
+    def _facts(self, images: Images, num_images: int) -> dict[str, object]:
+        source, reference = self.extractor.source, self.real.reference
+        return {
+            "comparable": self.is_comparable(num_images),
+            "extractor": source.label,
+            "extractor_sha256": source.sha256,
+            "reference": reference.name,
+            "reference_sha256": reference.fingerprint,
+            "reference_num_images": len(reference),
+            **images.facts(),
+        }
+
+
+def make_evaluator(
+    config: Config,
+    source: ExtractorSource,
+    *,
+    device: torch.device | str,
+    warn: Warn,
+    names: tuple[str, ...] | None = None,
+    images: ImageSet | None = None,
+    show_progress: bool = False,
+) -> Evaluator:
+    """Make the evaluator of a run.
+
+    Args:
+        config: of the run; its training images are the reference.
+        source: the extractor's checked file.
+        device: where the extractor runs.
+        warn: called with one line where the cache is damaged or cannot be used.
+        names: metrics; None for those of the config.
+        images: the training images, if they are at hand; else they are read when needed.
+        show_progress: whether bars are drawn.
+    """
+    extractor = Extractor(source, device)
+
+    def load_train() -> ImageSet:
+        if images is not None:
+            return images
+        return load_training_images(config, show_progress=show_progress)
+
+    real = RealImages(
+        extractor,
+        load_train,
+        lambda: load_test_images(config, show_progress=show_progress),
+        batch_size=config.eval.batch_size,
+        cache=Cache.of_user(warn),
+        show_progress=show_progress,
+    )
+    model = config.model
+    return Evaluator(
+        extractor,
+        real,
+        names=config.eval.metrics if names is None else names,
+        shape=(model.in_chans, model.img_size, model.img_size),
+        show_progress=show_progress,
+    )

@@ -1,8 +1,10 @@
-"""`torch.export` programs out of .pt2 files: checked before torch reads them, since torch would run what they hold.
+"""`torch.export` programs out of .pt2 files: checked before torch reads them.
 
-`torch.export.load` unpickles objects, evaluates size expressions, and writes names, operators and guards of a graph
-into Python source that it executes. A program of tensors and ATen operators needs none of that freedom, so every
-member, operator and text of an archive must be of a kind listed here; anything else is refused.
+`torch.export.load` unpickles objects, evaluates size expressions, and writes names, operators and
+guards of a graph into Python source that it executes. A program of tensors and ATen operators needs
+none of that freedom, so every member, operator and text of an archive must be of a kind listed here;
+anything else is refused. The check is long, and kept: a program is the only extractor for domains
+where Inception is the wrong ruler that comes as one file and needs no code of its author's to run.
 """
 
 import io
@@ -10,34 +12,40 @@ import json
 import re
 import zipfile
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from uvit_dia.system.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 MAX_PROGRAM_BYTES = 2 * 2**30
 
 # torch would unpickle any other member that it knows.
 _MEMBER = re.compile(
-    r"[^/]+/(data/weights/(weight_\d+|\w+_weights_config\.json)|data/constants/(tensor_\d+|\w+_constants_config\.json)"
-    r"|data/sample_inputs/\w+\.pt|models/\w+\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
-    r"|\.format_version|\.storage_alignment)"
+    r"[^/]+/(data/weights/(weight_\d+|\w+_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|\w+_constants_config\.json)"
+    r"|data/sample_inputs/\w+\.pt|models/\w+\.json|archive_format|archive_version|byteorder"
+    r"|\.data/(version|serialization_id)|\.format_version|\.storage_alignment)"
 )
 _WORD = re.compile(r"[A-Za-z0-9_.+\-]*+")  # names and versions: none of them can be a call
 _COMMENTS = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
 _NESTING = re.compile(
-    r'(?>"(?:type|context|children_spec|null|\[\]|builtins\.(?:tuple|list|dict))"|null|1|[\s\[\]{}:,])*+'
+    r'(?>"(?:type|context|children_spec|null|\[\]|builtins\.(?:tuple|list|dict))"'
+    r"|null|1|[\s\[\]{}:,])*+"
 )
 _TEXTS = {
     # operators: all of ATen but what opens files, and arithmetic on sizes
     "target": re.compile(
         r"torch\.ops\.aten\.(?!(?:from_file|save)\.)\w++\.\w++|torch\.sym_\w++|math\.trunc"
-        r"|_operator\.(?:add|and_|eq|floordiv|ge|getitem|gt|le|lt|mod|mul|ne|neg|or_|pos|sub|truediv)"
+        r"|_operator\.(?:add|and_|eq|floordiv|ge|getitem|gt|le|lt|mod|mul|ne|neg|or_|pos|sub"
+        r"|truediv)"
     ),
     # sizes, as sympy prints them, without powers
     "expr_str": re.compile(
-        r"(?>Symbol\('[a-z]{1,4}\d++'(?:, \w++=(?:True|False))*+\)|(?:Integer|Rational|Add|Mul|Max|Min|Mod|FloorDiv)\("
+        r"(?>Symbol\('[a-z]{1,4}\d++'(?:, \w++=(?:True|False))*+\)"
+        r"|(?:Integer|Rational|Add|Mul|Max|Min|Mod|FloorDiv)\("
         r"|[a-z]{1,4}\d++|\d++|\*(?!\*)|[\s,()+\-/])*+"
     ),
     # checks of sizes, as Python
@@ -53,6 +61,8 @@ _TEXTS = {
 
 def check_program(path: Path) -> None:
     """Refuse a .pt2 archive that is more than a program of tensors, ATen operators and sizes.
+
+    Torch is imported only for an archive that everything else lets pass.
 
     Raises:
         InputError: naming what was found, or what is no readable archive.
@@ -85,19 +95,27 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
     for member in members:
         if member.filename.endswith(".json"):
             _check_json(json.loads(archive.read(member)), "", path)
-        elif member.filename.endswith(".pt"):
-            content = io.BytesIO(archive.read(member))
-            if zipfile.is_zipfile(content):
-                with zipfile.ZipFile(content) as tensors:
-                    _check_size(tensors.infolist(), member.file_size, path)
-            content.seek(0)
-            torch.load(content, map_location="cpu", weights_only=True)
+    for member in members:
+        if member.filename.endswith(".pt"):
+            _check_tensors(archive.read(member), path)
 
 
 def _check_size(members: list[zipfile.ZipInfo], limit: int, path: Path) -> None:
-    """Refuse what takes more memory than its file takes disk; torch compresses nothing that it saves."""
+    """Refuse what takes more memory than its file takes disk; torch compresses nothing it saves."""
     if sum(member.file_size for member in members) > limit:
         raise InputError(f"--extractor: {path} unpacks to more than {limit} bytes")
+
+
+def _check_tensors(content: bytes, path: Path) -> None:
+    """Refuse what torch.save wrote, if it is more than tensors."""
+    import torch
+
+    file = io.BytesIO(content)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as tensors:
+            _check_size(tensors.infolist(), len(content), path)
+    file.seek(0)
+    torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _check_json(value: object, key: str, path: Path) -> None:
@@ -122,16 +140,17 @@ def _check_json(value: object, key: str, path: Path) -> None:
         )
 
 
-def load_program(path: Path, device: torch.device | str) -> nn.Module:
+def load_program(path: Path, device: "torch.device | str") -> "nn.Module":
     """Load a checked program onto a device.
 
     Raises:
         InputError: if this torch cannot load it.
     """
+    import torch
     from torch.export.passes import move_to_device_pass
 
     try:
-        # the device of the export stands in the program, so that moving its module would not be enough
+        # the program itself names the device of its export, so moving its module is not enough
         return move_to_device_pass(torch.export.load(path), str(device)).module()
     except Exception as error:  # a program of another torch version fails in many ways
         reason = " ".join(str(error).split())[:100]

@@ -1,27 +1,17 @@
-"""Distances between sampled and real images, through torch-fidelity, from images in memory.
+"""Distances between sampled and real images, from their features, through torch-fidelity.
 
-Features are extracted block by block while images are sampled, so no image waits for another and none touches the
-disk. Numbers go by their names only with the Inception extractor: FID, KID and Inception score; with any other they
-are a Frechet distance (fd) and a kernel distance (kd), and always stand beside the extractor's hash.
+Numbers go by their names only with the Inception extractor: FID, KID and Inception score. With any
+other they are a Frechet distance (fd) and a kernel distance (kd), beside the extractor's hash.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from uvit_dia.data.images import ImageSet
+from uvit_dia.evaluation.cache import Features
 from uvit_dia.evaluation.extractors import Extractor
-from uvit_dia.rng import permutation
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_atomically
 
-Features = dict[str, Tensor]  # layer -> (N, D) float32 on the CPU
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 KID_SEED = 2020  # torch-fidelity's default
@@ -40,99 +30,10 @@ def check_num_images(num_images: int, names: Iterable[str]) -> None:
         raise InputError(f"--num_images {num_images}: these metrics need at least {needed}")
 
 
-def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Features:
-    """Extract features of (B, C, H, W) uint8 batches, in their order.
-
-    Raises:
-        InputError: if there are no images, or features that are not finite.
-    """
-    parts: list[Features] = [extractor.features(batch) for batch in batches]
-    if not parts:
-        raise InputError("no images to extract features from")
-    features = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
-    for layer, values in features.items():
-        if not torch.isfinite(values).all():
-            raise InputError(
-                f"the extractor {extractor.source.name} gave non-finite features in layer {layer}"
-            )
-    return features
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Features of real images, and whose they are.
-
-    Attributes:
-        name: of the image set.
-        fingerprint: SHA-256 of its images.
-        features: of all its images, unaugmented.
-    """
-
-    name: str
-    fingerprint: str
-    features: Features
-
-    def __len__(self) -> int:
-        return len(next(iter(self.features.values())))
-
-
-def reference_features(
-    image_set: ImageSet,
-    extractor: Extractor,
-    *,
-    batch_size: int,
-    cache: Path,
-    warn: Callable[[str], None],
-) -> Reference:
-    """Return the features of a whole image set, computed once and cached under a name made of content hashes.
-
-    Args:
-        image_set: real images, unaugmented.
-        extractor: whose features.
-        batch_size: images at a time; part of the name, since kernels may round differently.
-        cache: folder of cached features.
-        warn: called with one line when a cached file is damaged and computed again.
-    """
-    fingerprint = image_set.fingerprint()
-    key = f"{fingerprint}/{extractor.source.sha256}/{batch_size}/{extractor.device.type}"
-    name = f"{image_set.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-    path = cache / name
-    features = _read_cached(path, key, warn)
-    if features is None:
-        features = extract(extractor, image_set.images.split(batch_size))
-        content = save(features, metadata={"key": key, "sha256": _hash_features(features)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    return Reference(image_set.name, fingerprint, features)
-
-
-def _hash_features(features: Features) -> str:
-    digest = hashlib.sha256()
-    for layer in sorted(features):
-        values = features[layer]
-        digest.update(f"{layer} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _read_cached(path: Path, key: str, warn: Callable[[str], None]) -> Features | None:
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts.get("key") == key and facts.get("sha256") == _hash_features(features):
-            return features
-        reason = "its content is not what it says"
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:80]
-    warn(f"{path} is damaged ({reason}); its features are computed again")
-    return None
-
-
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    """Return the Frechet distance of two sets of features as torch-fidelity computes it (Heusel et al. 2017, Eq. 6).
+    """Return the Frechet distance of two sets of features as torch-fidelity computes it.
+
+    |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) (Heusel et al. 2017, Eq. 6).
 
     Args:
         features: (N, D) float32.
@@ -155,78 +56,69 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     return fid_statistics_to_metric(*statistics, False)[KEY_METRIC_FID]
 
 
-def real_floor(
-    reference: Reference, held_out: Features | None, layer: str, num_images: int
-) -> dict[str, object]:
-    """Measure real images against the reference at the same N: what a perfect sampler could be expected to reach.
-
-    The images come from the test split where it has enough; otherwise from the reference itself, without
-    repeats, which flatters the floor, increasingly so as N nears the size of the set, where it becomes 0.
-
-    Args:
-        reference: the real images that samples are compared with.
-        held_out: features of the test split, if there is one.
-        layer: the layer to compare.
-        num_images: N.
-
-    Returns:
-        floor, floor_num_images and floor_split.
-    """
-    pool, split = reference.features[layer], "train"
-    if held_out is not None and len(held_out[layer]) >= num_images:
-        pool, split = held_out[layer], "test"
-    count = min(num_images, len(pool))
-    chosen = permutation(0, "real floor", 0, len(pool))[:count]
-    return {
-        "floor": frechet_distance(pool[chosen], reference.features[layer]),
-        "floor_num_images": count,
-        "floor_split": split,
-    }
-
-
 def compute_metrics(
-    features: Features, reference: Reference, extractor: Extractor, names: Iterable[str]
-) -> dict[str, float]:
+    features: Features, real: Features, extractor: Extractor, names: Iterable[str]
+) -> dict[str, float | None]:
     """Compute the named metrics of sampled against real features.
 
     Args:
         features: of the sampled images.
-        reference: the real ones.
+        real: of the real ones.
         extractor: which extractor both come from.
-        names: any of "fid", "kid", "isc", "prc"; without Inception "isc" is left out, it has no meaning there.
+        names: any of "fid", "kid", "isc", "prc"; "isc" means nothing without Inception, and is
+            left out there.
 
     Returns:
-        `fid`, `kid`, `kid_std`, `isc`, `isc_std` with Inception, else `fd`, `kd`, `kd_std`; `precision`, `recall`.
+        `fid`, `kid`, `kid_std`, `kid_subset_size`, `isc`, `isc_std` with Inception, else `fd`, `kd`
+        and so on; `precision`, `recall`. A standard deviation over subsets is None where a subset
+        takes all the samples.
     """
-    from torch_fidelity.metric_isc import isc_features_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
     layer, logits = extractor.feature_layer, extractor.logits_layer
-    ours, real = features[layer], reference.features[layer]
-    frechet, kernel = ("fid", "kid") if extractor.source.is_inception else ("fd", "kd")
-    values: dict[str, float] = {}
+    is_inception = extractor.source.is_inception
+    values: dict[str, float | None] = {}
     for name in names:
         if name == "fid":
-            values[frechet] = frechet_distance(ours, real)
+            distance = frechet_distance(features[layer], real[layer])
+            values["fid" if is_inception else "fd"] = distance
         elif name == "kid":
-            size = min(KID_SUBSET_SIZE, len(ours), len(real))
-            result = kid_features_to_metric(
-                ours,
-                real,
-                kid_subsets=KID_SUBSETS,
-                kid_subset_size=size,
-                rng_seed=KID_SEED,
-                verbose=False,
-            )
-            values[kernel] = result["kernel_inception_distance_mean"]
-            values[f"{kernel}_std"] = result["kernel_inception_distance_std"]
-            values[f"{kernel}_subset_size"] = size
+            kernel = "kid" if is_inception else "kd"
+            values.update(_kernel_distance(features[layer], real[layer], kernel))
         elif name == "isc" and logits is not None:
-            result = isc_features_to_metric(features[logits], splits=min(10, len(ours)))
-            values["isc"] = result["inception_score_mean"]
-            values["isc_std"] = result["inception_score_std"]
+            values.update(_inception_score(features[logits]))
         elif name == "prc":
-            result = prc_features_to_metric(ours, real, save_cpu_ram=True, verbose=False)
-            values["precision"], values["recall"] = result["precision"], result["recall"]
+            values.update(_precision_and_recall(features[layer], real[layer]))
     return values
+
+
+def _kernel_distance(features: Tensor, real: Tensor, name: str) -> dict[str, float | None]:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    size = min(KID_SUBSET_SIZE, len(features), len(real))
+    result = kid_features_to_metric(
+        features,
+        real,
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=size,
+        rng_seed=KID_SEED,
+        verbose=False,
+    )
+    spread = result["kernel_inception_distance_std"] if size < len(features) else None
+    return {
+        name: result["kernel_inception_distance_mean"],
+        f"{name}_std": spread,
+        f"{name}_subset_size": size,
+    }
+
+
+def _inception_score(logits: Tensor) -> dict[str, float | None]:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    result = isc_features_to_metric(logits, splits=min(10, len(logits)))
+    return {"isc": result["inception_score_mean"], "isc_std": result["inception_score_std"]}
+
+
+def _precision_and_recall(features: Tensor, real: Tensor) -> dict[str, float | None]:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    result = prc_features_to_metric(features, real, save_cpu_ram=True, verbose=False)
+    return {"precision": result["precision"], "recall": result["recall"]}

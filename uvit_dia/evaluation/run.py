@@ -8,37 +8,45 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.data.sources import load_training_images
-from uvit_dia.evaluation.evaluator import evaluate, make_references
-from uvit_dia.evaluation.extractors import Extractor, ExtractorSource, find_extractor
+from uvit_dia.evaluation.evaluator import Evaluation, Evaluator, make_evaluator
+from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
-from uvit_dia.runs.trained_model import TrainedModel, find_checkpoint, load_trained
-from uvit_dia.sampling.run import advice_on_batch_size, warn
+from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.sampling.probe import sampler_notes
+from uvit_dia.sampling.run import advice_on_batch_size
 from uvit_dia.sampling.sampler import make_sampler
-from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
+from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line
+from uvit_dia.system.notices import warn
+from uvit_dia.system.processes import failing_together
 
 
 @dataclass(frozen=True)
 class EvaluationArguments:
-    """What an evaluation is told beside the sampling; None stands for what the run's config says.
+    """What an evaluation is told beside the sampling.
 
     Attributes:
-        extractor: name of the feature extractor.
-        weights: path of the Inception weights.
+        extractor: name of the feature extractor; None for that of the run's config.
+        weights: path of the Inception weights; None for that of the run's config.
         download_weights: whether missing Inception weights are downloaded.
+        source: the extractor's checked file, if it has been found already.
         allow_few_images: whether fewer images than the extractor has features are accepted.
         num_repeats: how many seeds, from the first on, are measured one after the other.
+        data_path: where the training images lie, if not where the run found them.
+        allow_other_data: whether other images than the training's are measured against.
     """
 
     extractor: str | None
     weights: str | None
     download_weights: bool
+    source: ExtractorSource | None
     allow_few_images: bool
     num_repeats: int
+    data_path: str | None
+    allow_other_data: bool
 
 
 def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments) -> None:
@@ -46,98 +54,87 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
 
     Raises:
         InputError: if something does not fit; found before any sampling starts.
-        NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended for that seed.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended
+            for that seed.
     """
+    # -- what is measured, and against what
     accelerator = make_accelerator()
-    trained = load_trained(
-        find_checkpoint(sampling.checkpoint, warn),
+    trained = load_run(
+        sampling.checkpoint,
         use_ema=sampling.use_ema,
         device=accelerator.device,
+        data_path=arguments.data_path,
     )
     config = trained.config
-    settings = sampler_settings(sampling, trained.config)
+    settings = sampler_settings(sampling, config)
     num_images = sampling.num_images or config.eval.num_images
     check_num_images(num_images, config.eval.metrics)
-    source = _find_extractor(trained, arguments, accelerator)
-    extractor = Extractor(source, accelerator.device)
-    images = load_training_images(config, show_progress=accelerator.is_main_process)
-    num_features = extractor.features(images.images[:1])[extractor.feature_layer].shape[1]
-    _check_num_images(num_images, num_features, source, arguments, accelerator)
-    reference, held_out = make_references(config, extractor, images, accelerator, warn)
+    source = arguments.source or _find_extractor(trained, arguments, accelerator)
+    evaluator = make_evaluator(
+        config,
+        source,
+        device=accelerator.device,
+        warn=warn,
+        show_progress=accelerator.is_main_process,
+    )
+    _check_enough(evaluator, num_images, arguments, accelerator)
+    with failing_together(InputError):
+        if accelerator.is_main_process:
+            trained.check_images(evaluator.real.images, allow_other_data=arguments.allow_other_data)
+            for note in sampler_notes(settings, config.diffusion):
+                warn(note)
+    # -- one seed after the other
     batch_size = min(sampling.batch_size or config.sample.batch_size, num_images)
     for seed in range(settings.seed, settings.seed + arguments.num_repeats):
-        repeat = replace(settings, seed=seed)
+        sampler = make_sampler(
+            trained.model,
+            config,
+            replace(settings, seed=seed),
+            batch_size=batch_size,
+            device=accelerator.device,
+        )
         with advice_on_batch_size(batch_size):
-            values = evaluate(
-                make_sampler(
-                    trained.model, config, repeat, batch_size=batch_size, device=accelerator.device
-                ),
-                extractor,
-                reference,
-                held_out,
-                num_images=num_images,
-                names=config.eval.metrics,
-                accelerator=accelerator,
-                show_progress=True,
-            )
-        if accelerator.is_main_process:
-            facts = {
-                "comparable": num_images >= num_features,
-                "extractor": source.label,
-                "extractor_sha256": source.sha256,
-                "reference": reference.name,
-                "reference_sha256": reference.fingerprint,
-                "reference_num_images": len(reference),
-                **sampler_facts(repeat),
-                "batch_size": batch_size,
-            }
-            _report(values, facts, trained)
+            evaluation = evaluator.measure(sampler, num_images, accelerator)
+        if evaluation is not None:
+            _report(evaluation, trained)
     accelerator.wait_for_everyone()
 
 
 def _find_extractor(
     trained: TrainedModel, arguments: EvaluationArguments, accelerator: Accelerator
 ) -> ExtractorSource:
-    """Find the extractor of the command line, or of the run's config, and check its file."""
-    configured = trained.config.eval
-    name = arguments.extractor or configured.extractor
-    weights = arguments.weights
-    if weights is None:
-        weights = configured.weights if name == configured.extractor else ""
     with accelerator.main_process_first():  # which alone downloads, where that is allowed
-        return find_extractor(name, weights, allow_download=arguments.download_weights)
+        return choose_extractor(
+            trained.config.eval,
+            arguments.extractor,
+            arguments.weights,
+            allow_download=arguments.download_weights,
+        )
 
 
-def _check_num_images(
+def _check_enough(
+    evaluator: Evaluator,
     num_images: int,
-    num_features: int,
-    source: ExtractorSource,
     arguments: EvaluationArguments,
     accelerator: Accelerator,
 ) -> None:
-    """Refuse what no covariance can be estimated from, and warn of what is compared with care only."""
-    if num_images < num_features and not arguments.allow_few_images:
+    """Refuse what no covariance can be estimated from; warn of what is compared with care only."""
+    if not evaluator.is_comparable(num_images) and not arguments.allow_few_images:
         raise InputError(
-            f"--num_images {num_images}: {source.label} has {num_features} features and needs as many images; "
-            "--allow_few_images measures anyway, comparable with nothing"
+            f"--num_images {num_images}: {evaluator.extractor.source.label} has "
+            f"{evaluator.num_features} features and needs as many images; --allow_few_images "
+            "measures anyway, comparable with nothing"
         )
     if num_images < COMPARABLE_IMAGES and accelerator.is_main_process:
         warn(f"{num_images} images: compare only with numbers from as many, and look at the floor")
 
 
-def _report(values: dict[str, object], facts: dict[str, object], trained: TrainedModel) -> None:
-    """Print one result as a JSON line, append it to the run's `eval.jsonl`, and say it in words on stderr."""
-    metric = next((m for m in ("fid", "fd") if m in values), None)
-    value = None if metric is None else values[metric]
+def _report(evaluation: Evaluation, trained: TrainedModel) -> None:
+    """Print a result as a JSON line, append it to the run's `eval.jsonl`, say it on stderr."""
     origin = {"weights": trained.weights, "weights_sha256": trained.sha256, "step": trained.step}
-    result = {"metric": metric, "value": value, **values, **facts, **origin, "versions": versions()}
-    line = json.dumps(result, allow_nan=False)
+    line = json.dumps({**evaluation.record(), **origin, "versions": versions()}, allow_nan=False)
     print(line, flush=True)
     if trained.run is not None:
         append_line(Path(trained.run) / "eval.jsonl", line)
-    if metric is not None:
-        print(
-            f"{metric}@{values['num_images']} = {value:.4g}, floor of real images at "
-            f"N = {values['floor_num_images']} ({values['floor_split']} split): {values['floor']:.4g}",
-            file=sys.stderr,
-        )
+    if evaluation.value is not None:
+        print(evaluation.in_words(), file=sys.stderr)

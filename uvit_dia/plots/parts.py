@@ -37,9 +37,8 @@ def explain(figure: Figure, title: str, sentence: str, handles: Sequence[Any] = 
     bold = FontProperties(size=11, weight="bold")
     if handles:
         add_legend(figure, handles)
-        figure.legends[0].set_title(
-            title, prop=bold
-        )  # a title of the figure would be drawn over it
+        # a title of the figure would be drawn over the legend
+        figure.legends[0].set_title(title, prop=bold)
     else:
         figure.suptitle(title, fontproperties=bold)
     text = textwrap.fill(sentence, LINE_LETTERS)
@@ -83,7 +82,7 @@ def draw_boxes(
         patch_artist=True,
         showfliers=False,
         manage_ticks=False,
-        boxprops={"facecolor": drawn.fill, "edgecolor": drawn.colour, "hatch": drawn.hatch},
+        boxprops=drawn.area,
         medianprops={"color": INK, "linewidth": 1.4},
         whiskerprops={"color": drawn.colour},
         capprops={"color": drawn.colour},

@@ -1,25 +1,28 @@
-"""How figures look, and how they are saved: the same bytes each time, legible without colour and on dark pages.
+"""How figures look and how they are saved: the same bytes on every machine, legible without colour.
 
-Colours are Okabe and Ito's (2008), which people with the common colour blindnesses tell apart; every series also has
-a marker, a line style and a hatch of its own, so that it reads in black and white. Text is drawn as outlines, so a
-figure looks the same wherever it is opened.
+Colours are Okabe and Ito's (2008), which people with the common colour blindnesses tell apart.
+Every series also has a marker, a line style and a hatch of its own, so that it reads in black and
+white. Text is drawn as outlines, so that a figure looks the same wherever it is opened.
+
+Begin a figure with `figure`: neither the user's matplotlibrc nor MPLBACKEND changes it.
 """
 
 import io
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-INK = "#1b1f24"  # text and axes; becomes the page's text colour where a figure stands in a page
+INK = "#1b1f24"  # text and axes
 GRID = "#d3d7dc"
-PAPER = "#fffffe"  # a white that no data has, so that a page can take it out
+PAPER = "#ffffff"
+DASHED: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}
 DOTS_PER_INCH = 200
 WIDTH = 6.8  # inches, of every figure
 LINE_LETTERS = 78  # that a legend's line may hold
@@ -72,6 +75,11 @@ class Look:
     hatch: str
     fill: str = "none"
 
+    @property
+    def area(self) -> dict[str, Any]:
+        """How a filled area is drawn: a bar, a box, its entry in a legend."""
+        return {"facecolor": self.fill, "edgecolor": self.colour, "hatch": self.hatch}
+
 
 LOOKS = (
     Look("#0072B2", "o", "-", "", fill="#0072B266"),
@@ -91,13 +99,37 @@ def look(index: int) -> Look:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save within this context."""
-    with rc_context(RC):
+    """Draw and save within this context: matplotlib's own defaults, then `RC`."""
+    with rc_context():
+        rcdefaults()
+        rcParams.update(RC)
         yield
 
 
+@contextmanager
+def figure(height: float, *, width: float = WIDTH) -> Iterator[Figure]:
+    """Begin a figure; draw it within the context.
+
+    Args:
+        height: inches.
+        width: inches.
+
+    Yields:
+        An empty figure with a canvas of its own, which needs no display and no pyplot.
+    """
+    with style():
+        drawn = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(drawn)
+        yield drawn
+
+
 def log_axis(axes: Axes, ratio: float) -> None:
-    """Make the vertical axis logarithmic, with plain numbers; ratio is that of its largest to its smallest value."""
+    """Make the vertical axis logarithmic, with plain numbers.
+
+    Args:
+        axes: where.
+        ratio: of the largest to the smallest value that it shows.
+    """
     axes.set_yscale("log")
     subs = (1, 2, 5) if ratio > 30 else (1, 2, 3, 5) if ratio > 6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
@@ -107,6 +139,8 @@ def log_axis(axes: Axes, ratio: float) -> None:
 
 def add_legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Put one legend above a figure, in as many columns as fit its width."""
+    if not handles:
+        return
     labels = [handle.get_label() for handle in handles]
     columns = next(
         n for n in range(len(labels), 0, -1) if n == 1 or _width(labels, n) <= LINE_LETTERS
@@ -138,36 +172,3 @@ def _save(figure: Figure, **options: Any) -> bytes:  # noqa: ANN401
     with style():
         figure.savefig(buffer, bbox_inches="tight", pad_inches=0.06, **options)
     return buffer.getvalue()
-
-
-def page_svg(svg: bytes, *, prefix: str, label: str) -> str:
-    """Return an SVG as an element of an HTML page.
-
-    Its names get a prefix, since several figures share the page; ink and paper take the page's colours, so that the
-    figure follows a dark page and a print of it; nothing in it points outside the page.
-
-    Args:
-        svg: as `svg_bytes` gives it.
-        prefix: letters, other for each figure of a page.
-        label: what the figure shows, for those who cannot see it; plain text.
-    """
-    from html import escape
-
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(|href=")#([^")]*)', text))
-    text = re.sub(
-        r'\sid="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text
-    )
-    text = re.sub(r"url\(#", f"url(#{prefix}-", text)
-    text = re.sub(r'\b(?:xlink:)?href="#', f'href="#{prefix}-', text)
-    text = text.replace("xlink:href", "href")
-    text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text)
-    text = text.replace(INK, "currentColor").replace(GRID, "var(--grid)")
-    text = text.replace(PAPER, "var(--paper)")
-    opening, rest = text.split(">", 1)
-    width = re.search(r'\bwidth="([\d.]+)pt"', opening)
-    opening = re.sub(r'\s(?:width|height)="[^"]*pt"', "", opening)
-    size = f' style="max-width:{float(width[1]) * 4 / 3:.0f}px"' if width else ""
-    return f'{opening} role="img" aria-label="{escape(label)}"{size}>{rest}'

@@ -10,6 +10,7 @@ writes OUT (default DIR/report)::
     figures/       each figure as PNG and SVG
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from absl import flags
 
 from uvit_dia import cli
 from uvit_dia.report.comparisons import compare_variants
-from uvit_dia.report.results import ENDED, SweepResults, read_results, results_csv
+from uvit_dia.report.results import SweepResults, read_results, results_csv
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_atomically
+from uvit_dia.system.files import user_path, write_atomically
 
-PACKAGES = ("matplotlib", "pandas", "scipy")
+PACKAGES = ("jinja2", "matplotlib", "pandas", "scipy")
 USAGE = """Write the report of a batch-size sweep: tables, statistics, figures.
 
     python -m uvit_dia.report DIR [--output OUT]"""
@@ -41,43 +42,27 @@ def write_report(folder: Path, output: Path) -> SweepResults:
         InputError: if there is no sweep, no run of it has ended, or the output cannot be made.
     """
     results = read_results(folder)
-    if not any(state in ENDED for state in results.states.values()):
+    if not any(cell.has_ended for cell in results.cells):
         raise InputError(
-            f"{folder}: none of the sweep's {len(results.states)} runs has ended yet; there is nothing to report"
+            f"{folder}: none of the sweep's {len(results.cells)} runs has ended yet; there is "
+            "nothing to report"
         )
     _make_folder(output / "figures")
-    from uvit_dia.report.comparison_text import joined
     from uvit_dia.report.figures import draw_pictures
-    from uvit_dia.report.page import Block, Heading, to_html, to_markdown
-    from uvit_dia.report.sentences import summary_blocks
-    from uvit_dia.report.tables import settings_block, table_blocks
-    from uvit_dia.report.text import (
-        left_out_blocks,
-        machine_blocks,
-        outcome_blocks,
-        statistics_blocks,
-    )
+    from uvit_dia.report.page import to_html, to_markdown
+    from uvit_dia.report.sections import report_blocks
+    from uvit_dia.report.words import short_list
 
-    comparisons = compare_variants(results) if results.settings else []
     pictures = draw_pictures(results)
-    title = f"Batch-size sweep: {joined(results.plan.variants)}"
-    blocks: list[Block] = [
-        *summary_blocks(results, comparisons),
-        *outcome_blocks(results, comparisons),
-        *left_out_blocks(results),
-        Heading("Figures"),
-        *pictures,
-        *table_blocks(results, comparisons),
-        *settings_block(results),
-        *statistics_blocks(),
-        *machine_blocks(results),
-    ]
+    comparisons = compare_variants(results) if results.settings else []
+    title = f"Batch-size sweep: {short_list(results.plan.variants)}"
+    blocks = report_blocks(results, comparisons, pictures)
     files = {
         "results.csv": results_csv(results),
         "report.md": to_markdown(title, blocks).encode(),
         "report.html": to_html(title, blocks).encode(),
     }
-    for picture in pictures:
+    for picture in pictures.values():
         files[f"figures/{picture.name}.png"] = picture.png
         files[f"figures/{picture.name}.svg"] = picture.svg
     for name, content in files.items():
@@ -116,8 +101,9 @@ def main(argv: list[str]) -> None:
     if folder is None:
         raise InputError("the sweep's folder is missing: python -m uvit_dia.report DIR")
     check_packages()
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook or a display may not be here
     output = values["output"].value
-    report = folder / "report" if output is None else Path(output)
+    report = folder / "report" if output is None else user_path(output, "--output")
     results = write_report(folder, report)
     state = "" if results.is_finished else " (the sweep is not finished)"
     print(f"{report / 'report.html'}{state}")
@@ -127,7 +113,7 @@ def _take_folder(argv: list[str]) -> tuple[Path | None, list[str]]:
     """Take the first word that is neither a flag nor a flag's value out of a command line."""
     for place, word in enumerate(argv[1:], start=1):
         if not word.startswith("-") and argv[place - 1] not in ("--output", "-output"):
-            return Path(word), argv[:place] + argv[place + 1 :]
+            return user_path(word, "DIR"), argv[:place] + argv[place + 1 :]
     return None, argv
 
 

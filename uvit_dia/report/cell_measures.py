@@ -2,49 +2,67 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from uvit_dia.report.result_files import CellFiles, Line, number
+from uvit_dia.sweep.record import CellRecord
+from uvit_dia.system.records import Record, number
 
 SETTLED_SHARE = 0.1  # of the steps, from the start, that some measures leave out
 FINAL_SHARE = 0.1  # of the log lines, from the end, over which the final loss is the mean
 MAX_COUNT = 2**53  # beyond it a float no longer counts
-SPIKE_COUNTS = ("loss_spikes", "grad_spikes")
+MAX_NUMBER = 1e60  # a number beyond it is no measurement: those of float32 end at 3e38
 NOISE_TERMS = ("noise_scale_noise", "noise_scale_signal")
+# column of the table -> key of an evaluation, whose numbers are averaged over the sample seeds
+AVERAGED = {
+    "floor": "floor",
+    "floor_std": "floor_std",
+    "gaussian_mark": "gaussian_mark",
+    "precision": "precision",
+    "recall": "recall",
+}
+SAME = ("metric", "sampler", "weights", "extractor", "extractor_sha256", "reference_sha256")
 
 
-def metric_measures(lines: Sequence[Line]) -> Line:
-    """Return the mean over the sample seeds of a cell, and what the numbers were measured with."""
+def measured(line: Record, key: str) -> float:
+    """Return a measured number of a line of JSON; NaN where there is none."""
+    value = number(line.get(key))
+    return value if abs(value) <= MAX_NUMBER else math.nan
+
+
+def finite(lines: Iterable[Record], key: str) -> list[float]:
+    """Return the measured numbers of several lines, without what is none."""
+    return [value for line in lines if math.isfinite(value := measured(line, key))]
+
+
+def settled_lines(cell: CellRecord) -> list[Record]:
+    """Return a cell's log without the first tenth of the run, where loss and gradients still fall."""
+    return [line for line in cell.log if line["step"] > SETTLED_SHARE * cell.cell.num_steps]
+
+
+def metric_measures(lines: Sequence[Record]) -> Record:
+    """Return the means over a cell's sample seeds, and what they were measured with."""
     first = lines[0]
-    values = [number(line["value"]) for line in lines]
+    values = finite(lines, "value")
     kernel = "kid" if first["metric"] == "fid" else "kd"
-    means = {
-        column: _mean([number(line.get(key)) for line in lines])
-        for column, key in (
-            ("floor", "floor"),
-            ("kernel_distance", kernel),
-            ("precision", "precision"),
-            ("recall", "recall"),
-        )
-    }
-    same = ("metric", "sampler", "weights", "extractor", "extractor_sha256", "reference_sha256")
+    averaged = {**AVERAGED, "kernel_distance": kernel}
     return {
-        **{name: first.get(name) for name in same},
+        **{name: first.get(name) for name in SAME},
         "value": _mean(values),
-        "value_spread": _spread(values),
-        "num_sample_seeds": len(values),
-        "sampler_steps": _count([number(first.get("num_steps"))]),
-        "num_images": _count([number(first.get("num_images"))]),
-        "nfe": _count([number(first.get("nfe"))]),
-        **means,
+        "value_spread": statistics.stdev(values) if len(values) > 1 else math.nan,
+        "num_sample_seeds": len(lines),
+        "sampler_steps": _count([measured(first, "num_steps")]),
+        "num_images": _count([measured(first, "num_images")]),
+        "nfe": _count([measured(first, "nfe")]),
+        **{column: _mean(finite(lines, key)) for column, key in averaged.items()},
     }
 
 
-def log_measures(cell: CellFiles, *, is_complete: bool) -> Line:
-    """Return what the log says of a training's course.
+def log_measures(cell: CellRecord) -> Record:
+    """Return what the log says about the course of a training.
 
-    Means over the run weigh each log line by the steps it covers. The spread of the gradient norm is that within
-    log windows (root mean square of their standard deviations), so that a slow trend does not count as unrest.
+    Means over the run weigh each log line by the steps that it covers. The spread of the gradient
+    norm is that within log windows (root mean square of their standard deviations), so that a slow
+    trend does not count as unrest.
     """
     log = cell.log
     steps = [line["step"] for line in log]
@@ -52,55 +70,44 @@ def log_measures(cell: CellFiles, *, is_complete: bool) -> Line:
     if not steps and not ends:
         return {}
     weights = [now - before for before, now in zip([0, *steps], steps, strict=False)]
-    squares = [number(line.get("grad_norm_std")) ** 2 for line in log]
-    measures: Line = {
+    squares = [measured(line, "grad_norm_std") ** 2 for line in log]
+    terms = {name: _mean(finite(settled_lines(cell), name)) for name in NOISE_TERMS}
+    measures: Record = {
         "last_step": max([*steps, *ends]),
-        "nonfinite": _count([0.0, *_finite(cell.nonfinite, "nonfinite")]),
-        "grad_norm_mean": _mean([number(line.get("grad_norm")) for line in log], weights),
+        "nonfinite": _count([0.0, *finite(cell.nonfinite, "nonfinite")]),
+        "grad_norm_mean": _mean([measured(line, "grad_norm") for line in log], weights),
         "grad_norm_std": math.sqrt(_mean(squares, weights)),
-        "grad_norm_min": min(_finite(log, "grad_norm_min"), default=math.nan),
-        "grad_norm_max": max(_finite(log, "grad_norm_max"), default=math.nan),
-        **_noise_scale(cell),
-        "update_ratio": _median(_finite(log, "update_ratio")),
+        "grad_norm_min": min(finite(log, "grad_norm_min"), default=math.nan),
+        "grad_norm_max": max(finite(log, "grad_norm_max"), default=math.nan),
+        "noise_scale": noise_scale_of([tuple(terms.values())]),
+        **terms,
+        "update_ratio": statistics.median(finite(log, "update_ratio") or [math.nan]),
+        "loss_spikes": _count(finite(log, "loss_spikes")),
+        "grad_spikes": _count(finite(log, "grad_spikes")),
     }
-    for name in SPIKE_COUNTS:
-        measures[name] = _count(_finite(log, name))
-    if is_complete and log:
+    if cell.is_trained and log:
         last = log[-max(1, round(FINAL_SHARE * len(log))) :]
-        measures["final_loss"] = _mean([number(line.get("loss")) for line in last])
+        measures["final_loss"] = _mean(finite(last, "loss"))
     return measures
 
 
-def _noise_scale(cell: CellFiles) -> Line:
-    """Return a run's gradient noise scale in images, NaN where noise hides the signal, and its two terms.
-
-    It is a ratio of two noisy terms, tr(Sigma) / |G|^2, so each is averaged over the steps before they are divided
-    (McCandlish et al. 2018, Appendix A.1), without the first tenth of the run.
-    """
-    log = [line for line in cell.log if line["step"] > SETTLED_SHARE * cell.plan.num_steps]
-    terms = {name: _mean(_finite(log, name)) for name in NOISE_TERMS}
-    return {"noise_scale": noise_scale_of([tuple(terms.values())]), **terms}
-
-
 def noise_scale_of(terms: Sequence[tuple[float, ...]]) -> float:
-    """Return the noise scale of several runs together: the sum of their noise terms over that of their signal terms.
+    """Return the gradient noise scale of one or several runs together, in images.
 
-    A single run's signal may come out below 0 by chance. To leave such runs out, or to average ratios, would bias
-    the result; sums do neither.
+    tr(Sigma) / |G|^2 is a ratio of two noisy terms, so each is averaged before they are divided
+    (McCandlish et al. 2018, Appendix A.1): over the steps of a run, and here summed over runs. A
+    single run's signal may come out below 0 by chance. To leave such runs out, or to average
+    ratios, would bias the result; sums do neither.
 
     Args:
-        terms: noise and signal of each run; pairs with a NaN are not counted.
+        terms: noise tr(Sigma) and signal |G|^2 of each run; pairs with a NaN are not counted.
 
     Returns:
-        The noise scale in images; NaN where it has no positive value.
+        The noise scale; NaN where it has no positive value.
     """
     known = [pair for pair in terms if all(math.isfinite(term) for term in pair)]
     noise, signal = (math.fsum(pair[index] for pair in known) for index in range(2))
     return noise / signal if noise > 0 and signal > 0 else math.nan
-
-
-def _finite(log: Sequence[Line], key: str) -> list[float]:
-    return [value for line in log if math.isfinite(value := number(line.get(key)))]
 
 
 def _count(values: Sequence[float]) -> int | None:
@@ -114,15 +121,3 @@ def _mean(values: Sequence[float], weights: Sequence[float] | None = None) -> fl
     known = [(value, weight) for value, weight in pairs if math.isfinite(value) and weight > 0]
     total = math.fsum(weight for _, weight in known)
     return math.fsum(value * weight for value, weight in known) / total if known else math.nan
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Return the standard deviation with n - 1; NaN for fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else math.nan

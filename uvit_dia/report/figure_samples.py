@@ -1,4 +1,4 @@
-"""A figure of what the cells sample: one preview a variant and batch size, all of the same training seed."""
+"""A figure of what the cells sample: one preview a variant and batch size, all of one seed."""
 
 import math
 import re
@@ -9,46 +9,56 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
-from uvit_dia.plots.style import GRID, WIDTH, style
-from uvit_dia.report.result_files import SAMPLE_NAME, CellFiles, number
+from uvit_dia.plots.style import GRID, WIDTH, figure
 from uvit_dia.report.results import SweepResults
+from uvit_dia.sweep.cell_files import SAMPLE_NAME
+from uvit_dia.sweep.record import CellRecord
+from uvit_dia.system.records import number
 
 LABEL_POINTS = 9.0
 MAX_SIDE = 4096  # pixels; a larger preview is not read
+MAX_COLUMNS = 4  # of variants, where there is but one batch size
 MAX_TILES = 5  # images a row and column of a preview that are shown
 GRID_MARGIN = 2  # pixels between the images of a preview, as the trainer writes it
 MIN_GRID_SIDE = 32  # pixels to which the trainer enlarges smaller images
 
 
 def samples_figure(results: SweepResults) -> Figure | None:
-    """Draw a montage of the newest previews, batch sizes across, variants down."""
+    """Draw a montage of the newest previews: batch sizes across, variants down.
+
+    Where there is but one batch size, the variants stand across, and go on in further rows.
+    """
     sizes, variants = results.plan.batch_sizes, results.plan.variants
     seed = _seed_with_most_previews(results)
     if seed is None:
         return None
-    cells = {(c.plan.variant, c.plan.batch_size): c for c in results.cells if c.plan.seed == seed}
-    with style():
-        side = (WIDTH - 0.4) / max(len(sizes), 2)
-        size = (0.4 + side * len(sizes), 0.5 + (side + 0.12) * len(variants))
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(variants), len(sizes), squeeze=False)
-        for row, variant in enumerate(variants):
-            for column, batch_size in enumerate(sizes):
-                axes = grid[row][column]
-                _draw_preview(axes, results, cells.get((variant, batch_size)))
-                if row == 0:
-                    axes.set_title(str(batch_size), fontsize=9.5)
-                if column == 0:
-                    axes.set_ylabel(_wrapped(variant, side), fontsize=LABEL_POINTS)
-        figure.suptitle("batch size", fontsize=9.5)
-    return figure
+    cells = {(c.cell.variant, c.cell.batch_size): c for c in results.cells if c.cell.seed == seed}
+    shown = [cells.get((variant, size)) for variant in variants for size in sizes]
+    is_single = len(sizes) == 1
+    columns = min(MAX_COLUMNS, len(variants)) if is_single else len(sizes)
+    rows = -(-len(shown) // columns)
+    side = (WIDTH - 0.4) / max(columns, 2)
+    with figure(0.5 + (side + 0.12) * rows, width=0.4 + side * columns) as drawn:
+        grid = drawn.subplots(rows, columns, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(shown):
+                axes.remove()
+                continue
+            _draw_preview(axes, shown[place])
+            if is_single:
+                axes.set_title(_wrapped(variants[place], side), fontsize=LABEL_POINTS)
+            elif place < columns:
+                axes.set_title(str(sizes[place]), fontsize=9.5)
+            if not is_single and place % columns == 0:
+                axes.set_ylabel(_wrapped(variants[place // columns], side), fontsize=LABEL_POINTS)
+        drawn.suptitle(f"batch size {sizes[0]}" if is_single else "batch size", fontsize=9.5)
+    return drawn
 
 
 def _wrapped(name: str, side: float) -> str:
     """Break a name after underscores, where it is longer than so many inches."""
-    letters = int(
-        side * 72 / (0.62 * LABEL_POINTS)
-    )  # DejaVu Sans is 0.62 of its height wide, on average
+    # a letter of DejaVu Sans is 0.62 of its height wide, on average
+    letters = int(side * 72 / (0.62 * LABEL_POINTS))
     lines = [""]
     for part in re.findall(r"[^_]*_?", name):
         if lines[-1] and len(lines[-1]) + len(part) > letters:
@@ -60,14 +70,14 @@ def _wrapped(name: str, side: float) -> str:
 def _seed_with_most_previews(results: SweepResults) -> int | None:
     """Return the training seed that most cells have a preview of; the smallest of several."""
     counts = {
-        seed: sum(1 for c in results.cells if c.plan.seed == seed and c.sample is not None)
+        seed: sum(1 for c in results.cells if c.cell.seed == seed and c.sample is not None)
         for seed in results.plan.seeds
     }
     seed = max(counts, key=lambda s: (counts[s], -s))
     return seed if counts[seed] else None
 
 
-def _draw_preview(axes: Axes, results: SweepResults, cell: CellFiles | None) -> None:
+def _draw_preview(axes: Axes, cell: CellRecord | None) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
@@ -76,18 +86,18 @@ def _draw_preview(axes: Axes, results: SweepResults, cell: CellFiles | None) -> 
         spine.set_color(GRID)
     image = None if cell is None or cell.sample is None else _read_preview(cell, cell.sample)
     if image is None or cell is None or cell.sample is None:
-        state = "not planned" if cell is None else results.states[cell.plan.name]
+        state = "not planned" if cell is None else cell.state
         axes.set_aspect("equal")
         axes.text(0.5, 0.5, f"no preview\n({state})", ha="center", va="center", fontsize=8)
         return
     axes.imshow(image, interpolation="none", cmap="gray", vmin=0, vmax=255)
     name = SAMPLE_NAME.fullmatch(cell.sample.name)
     step = int(name[1]) if name else 0
-    if step != cell.plan.num_steps:
-        axes.set_xlabel(f"step {step} of {cell.plan.num_steps}", fontsize=7.5)
+    if step != cell.cell.num_steps:
+        axes.set_xlabel(f"step {step} of {cell.cell.num_steps}", fontsize=7.5)
 
 
-def _read_preview(cell: CellFiles, path: Path) -> np.ndarray | None:
+def _read_preview(cell: CellRecord, path: Path) -> np.ndarray | None:
     """Return the upper left images of a preview, (H, W, 3) uint8; None where it cannot be read."""
     try:
         with Image.open(path) as picture:
@@ -103,8 +113,8 @@ def _read_preview(cell: CellFiles, path: Path) -> np.ndarray | None:
     return pixels
 
 
-def _tiling(cell: CellFiles) -> tuple[int, int]:
-    """Return the distance of a preview's images in pixels and their number a row; zeros where unknown."""
+def _tiling(cell: CellRecord) -> tuple[int, int]:
+    """Return the distance of a preview's images in pixels and their number a row; 0 if unknown."""
     model, sample = cell.config.get("model"), cell.config.get("sample")
     if not isinstance(model, dict) or not isinstance(sample, dict):
         return 0, 0

@@ -1,183 +1,171 @@
-"""The first section of a sweep's report: what was compared, what was held constant, what came out, in plain words."""
+"""Comparisons in plain sentences: what the seeds show, how large, how sure, what it would take."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from uvit_dia.report.comparison_text import joined, plural
-from uvit_dia.report.comparisons import HIGHER, LOWER, NOT_SHOWN, UNSETTLED, UNTESTED, Comparison
-from uvit_dia.report.page import Block, Heading, Paragraph
-from uvit_dia.report.result_files import number
-from uvit_dia.report.results import ENDED, STATES, SweepResults
-
-
-def summary_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> list[Block]:
-    """Return the report's first section: everything that one must know, in plain words."""
-    blocks: list[Block] = [Heading("In short")]
-    if not results.is_finished:
-        blocks.append(Paragraph(_progress(results), "This sweep is not finished.", is_note=True))
-    blocks.append(Paragraph(_compared(results), "Compared:"))
-    blocks.append(Paragraph(_held_constant(results), "Held constant:"))
-    if results.is_finished:
-        blocks.append(Paragraph(_progress(results), "Runs:"))
-    blocks.append(Paragraph(_outcome(results, comparisons), "Outcome:"))
-    if diverged := _diverged(results):
-        blocks.append(Paragraph(diverged, "Diverged:"))
-    num_left_out = len({item.cell for item in results.left_out})
-    if num_left_out:
-        text = f"all or a part of {plural(num_left_out, 'run')}; the reasons stand below."
-        blocks.append(Paragraph(text, "Left out:"))
-    return blocks
+from uvit_dia.report.comparisons import HIGHER, LOWER, NOT_SHOWN, NOT_TESTED, Comparison
+from uvit_dia.report.statistics import ALPHA
+from uvit_dia.report.words import (
+    NBSP,
+    joined,
+    plural,
+    shown,
+    shown_count,
+    shown_interval,
+    shown_p,
+    words,
+)
 
 
-def _compared(results: SweepResults) -> str:
-    plan = results.plan
-    baseline, *others = plan.variants
-    sizes = f"batch size{'s' if len(plan.batch_sizes) > 1 else ''} {joined(plan.batch_sizes)}"
-    seeds = f"{plural(len(plan.seeds), 'training seed')} ({joined(plan.seeds)})"
-    if others:
-        text = f"{joined(others)} with {baseline}, the baseline, at {sizes}, with {seeds}"
+def answer(comparisons: Sequence[Comparison], metric: str) -> str:
+    """Return what all comparisons say together, in one sentence."""
+    baseline = comparisons[0].base.variant
+    lower, higher, silent, untested = (
+        [c for c in comparisons if c.verdict == verdict]
+        for verdict in (LOWER, HIGHER, NOT_SHOWN, NOT_TESTED)
+    )
+    if len(untested) == len(comparisons):
+        return f"Not known: no comparison with {baseline} could be tested."
+    if lower or higher:
+        found = [f"lower (better) for {_where(lower)}"] if lower else []
+        found += [f"higher (worse) for {_where(higher)}"] if higher else []
+        text = f"Against {baseline}, {metric} is {joined(found)}"
+        if silent:
+            show = "shows" if len(silent) == 1 else "show"
+            text += f"; {plural(len(silent), 'other comparison')} {show} no difference"
     else:
-        text = f"{baseline} alone, at {sizes}, with {seeds}"
-    return f"{text}: {plural(len(plan.cells), 'run')} in all. {_metric(results)}"
+        many = f"none of {len(silent)} comparisons shows"
+        one = "the comparison does not show"
+        text = f"Not that these seeds can show: {many if len(silent) > 1 else one}"
+        text += f" a difference from {baseline}"
+    return f"{text}; {len(untested)} could not be tested." if untested else f"{text}."
 
 
-def _metric(results: SweepResults) -> str:
-    settings = results.settings
-    if not settings:
-        return "No run has been evaluated yet."
-    text = (
-        f"The metric is {results.metric_name}, between {settings['num_images']} sampled images and all training "
-        "images; lower is better."
-    )
-    if settings["metric"] == "fid":
-        return text
-    return (
-        f"{text} It is a Fréchet distance in the features of the extractor {settings['extractor']} and not FID, which is "
-        "defined by Inception's; it compares only with numbers from the same features."
-    )
-
-
-def _held_constant(results: SweepResults) -> str:
-    plan = results.plan
-    steps = {cell.batch_size: cell.num_steps for cell in plan.cells}
-    amount = number(plan.config.get("budget_amount"))
-    least, most = plan.batch_sizes[0], plan.batch_sizes[-1]
-    if plan.config.get("budget") == "images":
-        text = f"Every run sees {amount:,.0f} images"
-        if most > least:
-            text += f", in {steps[least]:,} optimizer steps at batch size {least} and {steps[most]:,} at {most}"
-    else:
-        text = f"Every run makes {steps[least]:,} optimizer steps"
-        if most > least:
-            seen = [size * steps[size] for size in (least, most)]
-            text += f", and sees {seen[0]:,} images at batch size {least} and {seen[1]:,} at {most}"
-    words = str(plan.config.get("held_constant") or "").strip()
-    own = f' In the words of the sweep: "{words[:600]}"' if words else ""
-    return f"{text}. {_learning_rate(results)} {_ema(results)}{own}"
-
-
-def _learning_rate(results: SweepResults) -> str:
-    cells = results.plan.cells
-    rule = {"constant": "constant", "sqrt": "square-root", "linear": "linear"}.get(
-        str(results.plan.config.get("lr_rule")), "unknown"
-    )
-    rates = {
-        cell.batch_size: {c.learning_rate for c in cells if c.batch_size == cell.batch_size}
-        for cell in cells
-    }
-    if len({rate for found in rates.values() for rate in found}) == 1:
-        return f"The learning rate is {cells[0].learning_rate:.4g} at every batch size."
-    listed = joined(
-        f"{joined((f'{rate:.4g}' for rate in sorted(found)), ' or ')} at {size}"
-        for size, found in sorted(rates.items())
-    )
-    return f"The learning rate follows the {rule} rule: {listed}."
-
-
-def _ema(results: SweepResults) -> str:
-    """Say how weights are averaged, as the runs' own configs have it."""
-    found = {
-        tuple(number(ema.get(key)) for key in ("decay", "halflife_images", "rampup_ratio"))
-        for cell in results.cells
-        if isinstance(ema := cell.config.get("ema"), dict)
-    }
-    planned = number(results.plan.config.get("ema_halflife_images"))
-    if not found and planned > 0:
-        found = {(0.0, planned, 0.0)}
-    if len(found) != 1:
-        return "The averaging of weights (EMA) differs between runs." if found else ""
-    decay, halflife, rampup = found.pop()
-    bound = f", or {rampup:.0%} of the run so far where that is shorter" if rampup > 0 else ""
-    steps = math.log(2) / -math.log(decay) if 0 < decay < 1 else 0.0
-    rule = (
-        f"{halflife:,.0f} images at every batch size"
-        if halflife > 0
-        else f"{steps:,.0f} steps (decay {decay:g})"
-    )
-    ends = {
-        cell.batch_size: min(
-            halflife or steps * cell.batch_size, rampup * cell.images if rampup > 0 else math.inf
-        )
-        for cell in sorted(results.plan.cells, key=lambda cell: cell.batch_size)
-    }
-    if len(set(ends.values())) == 1:
-        at_the_end = f"{next(iter(ends.values())):,.0f} images at every batch size"
-    else:
-        (size, images), *others = ends.items()
-        first = f"{images:,.0f} images at batch size {size}"
-        at_the_end = joined([first, *(f"{images:,.0f} at {size}" for size, images in others)])
-    return f"The average of weights (EMA) has a half-life of {rule}{bound}; at the end of a run that is {at_the_end}."
-
-
-def _progress(results: SweepResults) -> str:
-    counts = Counter(results.states.values())
-    told = joined(f"{counts[state]} {state}" for state in STATES if counts[state])
-    text = f"{len(results.states)} planned: {told}."
-    if not results.is_finished:
-        ended = sum(counts[state] for state in ENDED)
-        text += f" {ended} of {len(results.states)} have ended; what follows will change as the others do."
-    if counts["diverged"]:
-        text += " Divergence is a result: it is counted, and never tried again."
-    return text
-
-
-def _outcome(results: SweepResults, comparisons: Sequence[Comparison]) -> str:
-    if len(results.plan.variants) < 2:
-        return "one variant, nothing to compare."
-    if not comparisons:
-        return "no run has a comparable evaluation yet."
-    metric, baseline = results.metric_name, results.plan.variants[0]
-    words = {
-        LOWER: f"with a lower (better) {metric}",
-        HIGHER: f"with a higher (worse) {metric}",
-        UNSETTLED: "on which the two tests disagree",
-        NOT_SHOWN: "with no difference that these seeds can show",
-        UNTESTED: "that could not be tested",
-    }
-    parts = []
-    for verdict, text in words.items():
-        found = [c for c in comparisons if c.verdict == verdict]
-        named = "" if verdict == NOT_SHOWN else f" ({_named(found)})"
-        if found:
-            parts.append(f"{len(found)} {text}{named}")
-    return f"{plural(len(comparisons), 'comparison')} with {baseline}: {'; '.join(parts)}."
-
-
-def _named(comparisons: Sequence[Comparison]) -> str:
-    """Return "dia_lstm at batch size 8 and 16, dia_lstm_light at 8"."""
+def _where(comparisons: Iterable[Comparison]) -> str:
+    """Return "dia_lstm at batch size 8 and 16, relu and tanh at batch size 8"."""
     sizes: dict[str, list[int]] = {}
     for c in comparisons:
         sizes.setdefault(c.ours.variant, []).append(c.batch_size)
-    return ", ".join(f"{variant} at batch size {joined(found)}" for variant, found in sizes.items())
+    variants: dict[str, list[str]] = {}
+    for variant, found in sizes.items():
+        variants.setdefault(joined(found), []).append(variant)
+    return ", ".join(f"{joined(same)} at batch size {size}" for size, same in variants.items())
 
 
-def _diverged(results: SweepResults) -> str:
-    """Return which variants lost how many seeds where; "" where none did."""
-    parts = []
-    for variant in results.plan.variants:
-        for size in results.plan.batch_sizes:
-            if lost := results.count("diverged", variant, size):
-                planned = len(results.rows(variant, size))
-                parts.append(f"{lost} of {planned} of {variant} at batch size {size}")
-    return f"{joined(parts)}." if parts else ""
+def reach(comparisons: Sequence[Comparison], metric: str) -> str:
+    """Return which differences the seeds of a sweep find at the correction's strictest step."""
+    limits = [c.detectable(c.strictest) for c in comparisons if c.verdict != NOT_TESTED]
+    if not limits:
+        return words("summary", "no_reach")
+    found = _to(*(shown(limit, 2) for limit in (min(limits), max(limits))))
+    return words("summary", "reach", metric=metric, limits=found)
+
+
+def headline(comparison: Comparison, metric: str) -> str:
+    """Return the answer of a comparison in a few words."""
+    return _words(comparison, comparison.verdict, "headlines", metric=metric)
+
+
+def sentence(comparison: Comparison) -> str:
+    """Return a comparison without its headline: direction, size, certainty, what it would take."""
+    c, parts = comparison, []
+    if c.ours.summary.n and c.base.summary.n:
+        parts.append(_means(c))
+    if c.verdict == NOT_TESTED:
+        parts.append(_why_untested(c))
+    else:
+        parts += [_tests(c), _what_it_takes(c)]
+        parts += [
+            _words(c, "one_value", count=side.summary.n, variant=side.variant)
+            for side in (c.ours, c.base)
+            if side.has_no_spread
+        ]
+    if c.ours.diverged or c.base.diverged:
+        parts.append(_divergences(c))
+    if missing := [side for side in (c.ours, c.base) if side.missing]:
+        sides = (f"{side.missing} of {side.planned} of {side.variant}" for side in missing)
+        parts.append(_words(c, "missing", sides=" and ".join(sides)))
+    return " ".join(parts)
+
+
+def _words(c: Comparison, name: str, group: str = "comparison", **names: object) -> str:
+    return words(group, name, ours=c.ours.variant, base=c.base.variant, **names)
+
+
+def _means(c: Comparison) -> str:
+    means = {"ours_mean": c.ours.summary.mean, "base_mean": c.base.summary.mean}
+    told = {name: shown(mean, 4) for name, mean in means.items()}
+    text = _words(c, "means", difference=shown(c.difference), seeds=_seeds(c), **told)
+    if not math.isnan(c.decisive.low):
+        text += _words(c, "interval", interval=shown_interval(c.decisive.low, c.decisive.high))
+    return f"{text}."
+
+
+def _seeds(c: Comparison) -> str:
+    ours, base = c.ours.summary.n, c.base.summary.n
+    if c.is_paired:
+        return f"{ours} pairs of seeds"
+    return (
+        f"{plural(ours, 'seed')} a side" if ours == base else f"{ours} and {plural(base, 'seed')}"
+    )
+
+
+def _why_untested(c: Comparison) -> str:
+    sides = (c.ours, c.base)
+    for count, name in ((0, "without_value"), (1, "single")):
+        variants = [side.variant for side in sides if side.summary.n == count]
+        if variants:
+            return _words(c, name, variants=" and ".join(variants))
+    is_flat = all(side.has_no_spread for side in sides)
+    return _words(c, "without_spread" if is_flat else "same_difference")
+
+
+def _tests(c: Comparison) -> str:
+    test = "the paired t-test" if c.is_paired else "Welch's t-test"
+    beside = f"Student's {shown_p(c.student.p)}"
+    if c.is_paired:
+        beside += f", Welch's {shown_p(c.welch.p)}"
+    if c.num_tests > 1:
+        test += f" after Holm's correction over {c.num_tests} comparisons"
+        beside = f"uncorrected {shown_p(c.decisive.p)}; {beside}"
+    size = {"g": f"Hedges' g{NBSP}{shown(c.effect.g)}"}
+    size["g_interval"] = shown_interval(c.effect.low, c.effect.high)
+    text = _words(c, "tests", p=shown_p(c.p), test=test, beside=beside, **size)
+    if c.verdict == NOT_SHOWN and c.decisive.p < ALPHA:
+        text += " " + _words(c, "uncorrected", count=c.num_tests)
+    return text
+
+
+def _what_it_takes(c: Comparison) -> str:
+    """Say how many seeds an effect of the measured size needs, and what these could have found."""
+    needed = _to(shown_count(c.needed()), shown_count(c.needed(c.strictest)))
+    if c.verdict in (LOWER, HIGHER):
+        return _words(c, "found_by_two" if c.needed() is None else "found", needed=needed)
+    detectable = _to(shown(c.detectable()), shown(c.detectable(c.strictest)))
+    text = _words(c, "not_equal", seeds=_seeds(c), detectable=detectable)
+    if c.needed() is not None:
+        return text + _words(c, "would_take", needed=needed)
+    is_two = c.is_paired and c.ours.summary.n == 2
+    return text + _words(c, "two_pairs" if is_two else "out_of_reach")
+
+
+def _to(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
+
+
+def _divergences(c: Comparison) -> str:
+    ours, base = c.ours, c.base
+    ended = [side.summary.n + side.diverged for side in (ours, base)]
+    text = _words(
+        c,
+        "diverged",
+        ours_lost=ours.diverged,
+        ours_ended=plural(ended[0], "seed"),
+        base_lost=base.diverged,
+        base_ended=ended[1],
+    )
+    if not math.isnan(c.fisher_p):
+        text += f" (Fisher's exact test: {shown_p(c.fisher_p)})"
+    if ours.summary.n and base.summary.n:
+        text += _words(c, "survivors")
+    return text + "."

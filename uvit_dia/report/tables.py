@@ -1,15 +1,24 @@
 """The tables of a sweep's report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from uvit_dia.report.comparison_text import joined, plural, shown, shown_interval
+from uvit_dia.report.cell_measures import measured
 from uvit_dia.report.comparisons import Comparison
 from uvit_dia.report.page import Block, Heading, Table
 from uvit_dia.report.results import SweepResults
 from uvit_dia.report.statistics import summarize
+from uvit_dia.report.words import (
+    joined,
+    plural,
+    shown,
+    shown_interval,
+    shown_with_spread,
+    words,
+)
+from uvit_dia.system.records import Record
 
 
 def table_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> list[Block]:
@@ -23,104 +32,73 @@ def table_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> li
     return blocks
 
 
+def _table(caption: str, rows: Sequence[dict[str, str]], labels: int) -> Table:
+    """Return a table of rows that hold their cells by the names of the columns."""
+    return Table(caption, tuple(rows[0]), [tuple(row.values()) for row in rows], labels)
+
+
 def _groups(results: SweepResults) -> list[tuple[int, str]]:
     return [
         (size, variant) for size in results.plan.batch_sizes for variant in results.plan.variants
     ]
 
 
+def _mean(numbers: Sequence[float]) -> float:
+    known = [number for number in numbers if math.isfinite(number)]
+    return float(np.mean(known)) if known else math.nan
+
+
 def _metric_table(results: SweepResults) -> Table:
     rows = []
     for size, variant in _groups(results):
         s = summarize(results.values("value", variant, size))
-        spreads = results.values("value_spread", variant, size)
+        squares = [spread**2 for spread in results.values("value_spread", variant, size)]
         rows.append(
-            (
-                str(size),
-                variant,
-                str(s.n),
-                str(results.count("diverged", variant, size)),
-                shown(s.mean, 4),
-                shown(s.std),
-                shown_interval(s.low, s.high, 4) + (f" ({s.method})" if s.method else ""),
-                shown(float(np.sqrt(np.mean(np.square(spreads)))) if spreads else math.nan),
-                _mean(results, "precision", variant, size),
-                _mean(results, "recall", variant, size),
-            )
+            {
+                "batch size": str(size),
+                "variant": variant,
+                "seeds": str(s.n),
+                "diverged": str(results.count("diverged", variant, size)),
+                "mean": shown(s.mean, 4),
+                "std. dev.": shown(s.std),
+                "95% bootstrap interval": shown_interval(s.low, s.high, 4)
+                + (f" ({s.method})" if s.method else ""),
+                "sampling spread": shown(math.sqrt(_mean(squares))),
+                "precision": shown(_mean(results.values("precision", variant, size))),
+                "recall": shown(_mean(results.values("recall", variant, size))),
+            }
         )
-    caption = (
-        f"{results.metric_name} over the training seeds: mean, standard deviation (n - 1), 95% bootstrap interval of "
-        "the mean. The sampling spread is the standard deviation between sample seeds of the same weights: noise of "
-        "the measurement, which is part of the standard deviation beside it."
-    )
-    header = (
-        "batch size",
-        "variant",
-        "seeds",
-        "diverged",
-        "mean",
-        "std. dev.",
-        "95% bootstrap interval",
-        "sampling spread",
-        "precision",
-        "recall",
-    )
-    return Table(caption, header, rows, words=2)
-
-
-def _mean(results: SweepResults, column: str, variant: str, size: int) -> str:
-    values = results.values(column, variant, size)
-    return shown(float(np.mean(values)) if values else math.nan)
+    return _table(words("tables", "metric", metric=results.metric_name), rows, labels=2)
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    rows = [
-        (
-            str(c.batch_size),
-            c.ours.variant,
-            c.verdict,
-            shown(c.difference),
-            shown_interval(c.low, c.high),
-            shown(c.effect.g),
-            shown_interval(c.effect.low, c.effect.high),
-            _pair(shown(c.student.p, 2), "→", shown(c.student_holm, 2)),
-            _pair(shown(c.welch.p, 2), "→", shown(c.welch_holm, 2)),
-            _pair(shown(c.detectable), "/", shown(c.detectable_strict)),
-            _pair(_seeds(c.needed), "/", _seeds(c.needed_strict)),
+    rows = []
+    for c in comparisons:
+        needed, strict = c.needed(), c.needed(c.strictest)
+        rows.append(
+            {
+                "batch size": str(c.batch_size),
+                "variant": c.ours.variant,
+                "verdict": c.verdict,
+                "test": "–" if math.isnan(c.decisive.p) else "paired" if c.is_paired else "Welch",
+                "difference": shown(c.difference),
+                "95% interval": shown_interval(c.decisive.low, c.decisive.high),
+                "p": shown(c.decisive.p, 2),
+                "p, Holm": shown(c.p, 2),
+                "Student's p": shown(c.student.p, 2),
+                "Welch's p": shown(c.welch.p, 2),
+                "Hedges' g": shown(c.effect.g),
+                "g, 95% interval": shown_interval(c.effect.low, c.effect.high),
+                "findable": _pair(shown(c.detectable()), shown(c.detectable(c.strictest))),
+                "seeds needed": _pair(*("–" if n is None else f"{n:,}" for n in (needed, strict))),
+            }
         )
-        for c in comparisons
-    ]
-    caption = (
-        f"Each variant against {comparisons[0].base.variant}; negative differences are better. p values before → after "
-        "the Holm correction. Findable: the smallest difference that so many seeds find with power 0.8 at level 0.05 / "
-        "at the strictest step of the correction. Seeds needed: a side, for an effect of the measured size, likewise."
-    )
-    header = (
-        "batch size",
-        "variant",
-        "verdict",
-        "difference",
-        "95% interval",
-        "Hedges' g",
-        "95% interval",
-        "Student's p",
-        "Welch's p",
-        "findable",
-        "seeds needed",
-    )
-    return Table(caption, header, rows, words=3)
+    baseline = comparisons[0].base.variant
+    return _table(words("tables", "comparisons", baseline=baseline), rows, labels=4)
 
 
-def _pair(first: str, sign: str, second: str) -> str:
-    return first if first == second == "–" else f"{first} {sign} {second}"
-
-
-def _with_spread(mean: float, spread: float) -> str:
-    return shown(mean, 4) if math.isnan(spread) else f"{shown(mean, 4)} ± {shown(spread, 2)}"
-
-
-def _seeds(count: int | None) -> str:
-    return "–" if count is None else str(count)
+def _pair(first: str, second: str) -> str:
+    return first if first == second else f"{first} / {second}"
 
 
 def _stability_table(results: SweepResults) -> Table:
@@ -130,84 +108,52 @@ def _stability_table(results: SweepResults) -> Table:
         thousands = float(mine["last_step"].sum()) / 1000
         ended = sum(results.count(state, variant, size) for state in ("done", "diverged"))
         loss = summarize(results.values("final_loss", variant, size))
-        rows.append(
-            (
-                str(size),
-                variant,
-                f"{results.count('diverged', variant, size)} of {ended}",
-                _with_spread(loss.mean, loss.std),
-                _mean(results, "grad_norm_mean", variant, size),
-                _ratio(results, "grad_norm_std", variant, size),
-                _ratio(results, "grad_norm_max", variant, size),
-                _rate(results, "grad_spikes", variant, size, thousands),
-                _rate(results, "loss_spikes", variant, size, thousands),
-                shown(results.noise_scale(variant, size)),
-                _mean(results, "update_ratio", variant, size),
-            )
+        norms = mine["grad_norm_mean"].where(mine["grad_norm_mean"] > 0)
+        spread, largest = (
+            shown(_mean((mine[name] / norms).tolist()))
+            for name in ("grad_norm_std", "grad_norm_max")
         )
-    caption = (
-        "How steadily the runs train, means over seeds. Final loss: mean ± standard deviation over seeds of the last "
-        "10% of the log. Spread and largest gradient norm are relative to the run's mean norm; spikes are counted a "
-        "thousand steps; the noise scale is the ratio of its two terms, each summed over the seeds, over the runs without their first tenth; the update ratio is a median over the run. No test was made on these."
-    )
-    header = (
-        "batch size",
-        "variant",
-        "diverged",
-        "final loss",
-        "gradient norm",
-        "spread / mean",
-        "largest / mean",
-        "gradient spikes",
-        "loss spikes",
-        "noise scale",
-        "update ratio",
-    )
-    return Table(caption, header, rows, words=2)
+        gradient_spikes, loss_spikes = (
+            shown(_per(results.values(name, variant, size), thousands), 2)
+            for name in ("grad_spikes", "loss_spikes")
+        )
+        rows.append(
+            {
+                "batch size": str(size),
+                "variant": variant,
+                "diverged": f"{results.count('diverged', variant, size)} of {ended}",
+                "final loss": shown_with_spread(loss.mean, loss.std),
+                "gradient norm": shown(_mean(results.values("grad_norm_mean", variant, size))),
+                "spread / mean": spread,
+                "largest / mean": largest,
+                "gradient spikes": gradient_spikes,
+                "loss spikes": loss_spikes,
+                "noise scale": shown(results.noise_scale(variant, size)),
+                "update ratio": shown(_mean(results.values("update_ratio", variant, size))),
+            }
+        )
+    return _table(words("tables", "stability"), rows, labels=2)
 
 
-def _ratio(results: SweepResults, column: str, variant: str, size: int) -> str:
-    mine = results.rows(variant, size)
-    ratios = mine[column].to_numpy(float) / mine["grad_norm_mean"].to_numpy(float)
-    known = ratios[np.isfinite(ratios)]
-    return shown(float(known.mean()) if len(known) else math.nan)
-
-
-def _rate(results: SweepResults, column: str, variant: str, size: int, thousands: float) -> str:
-    counts = results.values(column, variant, size)
-    return shown(sum(counts) / thousands if counts and thousands else math.nan, 2)
+def _per(counts: Sequence[float], thousands: float) -> float:
+    return sum(counts) / thousands if counts and thousands else math.nan
 
 
 def _cell_table(results: SweepResults) -> Table:
-    rows = []
-    for cell, row in zip(results.plan.cells, results.table.to_dict("records"), strict=True):
-        rows.append(
-            (
-                cell.name,
-                results.states[cell.name],
-                f"{cell.num_steps:,}",
-                f"{cell.images:,}",
-                f"{cell.learning_rate:.4g}",
-                _with_spread(float(row["value"]), float(row["value_spread"])),
-                shown(float(row["final_loss"]), 4),
-                results.reasons.get(cell.name, "")[:160],
-            )
-        )
-    caption = (
-        f"Every run. {results.metric_name}: mean over the sample seeds ± their standard deviation. results.csv has "
-        "all columns."
-    )
-    header = (
-        "run",
-        "state",
-        "steps",
-        "images",
-        "learning rate",
-        results.metric_name,
-        "final loss",
-        "",
-    )
-    return Table(caption, header, rows, words=2)
+    rows = [
+        {
+            "run": cell.cell.name,
+            "state": cell.state,
+            "steps": f"{cell.cell.num_steps:,}",
+            "images": f"{cell.cell.images:,}",
+            "learning rate": f"{cell.cell.learning_rate:.4g}",
+            results.metric_name: shown_with_spread(float(row["value"]), float(row["value_spread"])),
+            "final loss": shown(float(row["final_loss"]), 4),
+            "": cell.reason[:160],
+        }
+        for cell, row in zip(results.cells, results.table.to_dict("records"), strict=True)
+    ]
+    return _table(words("tables", "cells", metric=results.metric_name), rows, labels=2)
 
 
 def settings_block(results: SweepResults) -> list[Block]:
@@ -216,9 +162,9 @@ def settings_block(results: SweepResults) -> list[Block]:
     if not settings:
         return []
     table = results.table[results.table["value"].notna()]
-    floors = sorted({shown(float(v), 4) for v in table["floor"] if math.isfinite(float(v))})
-    seeds = sorted({int(v) for v in table["num_sample_seeds"]})
-    nfe = sorted({int(v) for v in table["nfe"].dropna()})
+    counts = {
+        name: sorted({int(v) for v in table[name].dropna()}) for name in ("num_sample_seeds", "nfe")
+    }
     rows = [
         ("metric", results.metric_name),
         ("feature extractor", str(settings["extractor"])),
@@ -226,12 +172,39 @@ def settings_block(results: SweepResults) -> list[Block]:
         ("SHA-256 of the reference images", str(settings["reference_sha256"])),
         ("sampled images (N)", str(settings["num_images"])),
         ("sampler", f"{settings['sampler']}, {settings['num_steps']} steps"),
-        ("network evaluations an image (NFE)", joined(nfe)),
+        ("network evaluations an image (NFE)", _listed(counts["nfe"])),
         ("weights", "averaged (EMA)" if settings["weights"] == "ema" else str(settings["weights"])),
-        ("sample seeds a run", joined(plural(count, "seed") for count in seeds)),
-        ("floor: real against real images", joined(floors)),
+        ("sample seeds a run", _listed(plural(n, "seed") for n in counts["num_sample_seeds"])),
+        ("floor: real against real images", _listed(_floors(results))),
+        *_gaussian_mark(results),
     ]
     return [
         Heading("How the metric was measured"),
-        Table("The same for every number that is compared.", ("setting", "value"), rows, words=2),
+        Table(words("tables", "settings"), ("setting", "value"), rows, labels=2),
     ]
+
+
+def _listed(values: Iterable[object]) -> str:
+    return joined(list(values) or ["not recorded"])
+
+
+def _floors(results: SweepResults) -> list[str]:
+    """Return the floors of all evaluations in words; records of older versions hold one number."""
+    lines = [line for cell in results.cells for line in cell.evaluations]
+    return sorted({_floor(line) for line in lines if math.isfinite(measured(line, "floor"))})
+
+
+def _floor(line: Record) -> str:
+    text = shown_with_spread(measured(line, "floor"), measured(line, "floor_std"))
+    draws, images = measured(line, "floor_draws"), measured(line, "floor_num_images")
+    details = [f"{draws:.0f} draws"] if math.isfinite(draws) else []
+    details += [f"{images:.0f} images"] if math.isfinite(images) else []
+    details += [f"{line['floor_split']!s:.60}"] if line.get("floor_split") else []
+    return f"{text} ({', '.join(details)})" if details else text
+
+
+def _gaussian_mark(results: SweepResults) -> list[tuple[str, str]]:
+    """Return the row of the second mark, where the records have it."""
+    column = results.table["gaussian_mark"].to_numpy(float)
+    found = sorted({shown(value, 4) for value in column if math.isfinite(value)})
+    return [("a Gaussian in pixels, which a model must beat", joined(found))] if found else []

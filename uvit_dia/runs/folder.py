@@ -3,7 +3,7 @@
 ::
 
     config.json    what the run is; written once, compared on resume
-    env.json       versions, device, command of the latest start
+    env.json       versions, device, command of the latest start, and where it found its data
     status.json    running, preempted, done, diverged or failed
     metrics.jsonl  one JSON object a logged step
     checkpoints/ samples/ tensorboard/
@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from uvit_dia.config.files import forbidden_changes, read_config_json, to_plain
 from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line, write_atomically, write_json
+from uvit_dia.system.locks import LockHeldError, ProcessLock
+from uvit_dia.system.mounts import again_if_stale, restore_replaced
 from uvit_dia.system.records import Record, read_json_lines
 
 STATES = ("running", "preempted", "done", "diverged", "failed")
@@ -55,14 +55,18 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self._metrics = path / "metrics.jsonl"
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / f".probe.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            self._make()
         except OSError as error:
             shown = str(path) if len(str(path)) < 100 else str(path)[:97] + "..."
             raise InputError(f"--workdir: cannot write to {shown}: {error.strerror}") from error
-        self._lock = FileLock(path / ".lock")
+        self._lock = ProcessLock(path / ".lock")
+
+    @again_if_stale
+    def _make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        probe = self.path / f".probe.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
 
     def lock(self) -> None:
         """Take the folder for this process until it ends.
@@ -72,14 +76,17 @@ class RunFolder:
         """
         owner = self.path / ".lock-owner"
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
+            self._lock.acquire()
+        except LockHeldError as error:
             told = owner.read_text(errors="replace") if owner.is_file() else "unknown"
-            holder = " ".join(told.split())[:100]
-            raise InputError(f"{self.path} is in use by another run ({holder})") from None
+            holder = error.holder or " ".join(told.split())[:100]
+            advice = f"; {error.advice}" if error.advice else ""
+            raise InputError(f"{self.path} is in use by another run ({holder}){advice}") from None
         except OSError as error:
             raise InputError(f"--workdir: cannot lock {self.path}: {error.strerror}") from error
         write_atomically(owner, f"host {platform.node()}, process {os.getpid()}\n".encode())
+        for name in ("config.json", "status.json", "metrics.jsonl"):
+            restore_replaced(self.path / name)
 
     def unlock(self) -> None:
         """Give the folder back."""
@@ -91,13 +98,30 @@ class RunFolder:
         Raises:
             InputError: with a key-by-key list, if what a run is would change.
         """
+        saved = self.read_config()
+        changes = [] if saved is None else forbidden_changes(saved, config)
+        if changes:
+            raise InputError(
+                f"{self.path} holds a run with another config ({'; '.join(changes)}); "
+                "choose another --workdir"
+            )
+
+    def read_config(self) -> Config | None:
+        """Return the config of the run that lies here, or None where there is none.
+
+        Raises:
+            InputError: if it is damaged.
+        """
         path = self.path / "config.json"
-        if path.exists():
-            changes = forbidden_changes(read_config_json(path), config)
-            if changes:
-                raise InputError(
-                    f"{self.path} holds a run with another config ({'; '.join(changes)}); choose another --workdir"
-                )
+        return read_config_json(path) if path.exists() else None
+
+    def read_env(self) -> dict[str, object]:
+        """Return `env.json` of the latest start; empty where there is none, or it is damaged."""
+        try:
+            found = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def write_config(self, config: Config) -> None:
         """Write `config.json`: what the run is from here on."""
@@ -129,8 +153,8 @@ class RunFolder:
         append_line(self._metrics, json.dumps(values, allow_nan=False))
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the log lines after a step, and a last line torn by a kill: the resumed run writes them again."""
-        if self._metrics.exists():
+        """Drop a torn last line, and the lines after a step, which the resumed run writes again."""
+        if again_if_stale(self._metrics.exists)():
             lines = [
                 json.dumps(values)
                 for values in read_metrics(self._metrics)
@@ -143,7 +167,8 @@ def read_metrics(path: Path) -> list[Record]:
     """Read a `metrics.jsonl`; a last line that is not whole is dropped.
 
     Raises:
-        InputError: if it cannot be read, or a line other than the last is not a JSON object with a step.
+        InputError: if it cannot be read, or a line other than the last is not a JSON object with a
+            step.
     """
     lines = read_json_lines(path)
     if lines.problem:
@@ -158,7 +183,7 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that numbers depend on; a package that is not installed is left out."""
+    """Return the versions of the installed packages that numbers depend on."""
     found = {}
     for name in RECORDED_PACKAGES:
         try:
@@ -169,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Return the git commit of this source tree, with "-dirty" where it was changed; None outside a repository."""
+    """Return the git commit of this source tree, "-dirty" if changed; None outside a repository."""
     root = Path(__file__).resolve().parents[2]
     try:
         result = subprocess.run(

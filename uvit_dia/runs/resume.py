@@ -1,24 +1,19 @@
-"""The checkpoints of one run: what is saved with them, and what a run may go on from."""
+"""The checkpoints of one run: what is saved with them, and which one a run resumes from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from accelerate.utils import gather_object
 
 from uvit_dia.config.files import config_hash, forbidden_changes, read_config_json, to_plain
 from uvit_dia.config.schema import Config
-from uvit_dia.runs.checkpoint import (
-    Checkpoint,
-    Verified,
-    Warn,
-    check_tensors,
-    commit,
-    newest_valid,
-)
+from uvit_dia.runs.checkpoint import Checkpoint, Warn, check_tensors, newest_valid
+from uvit_dia.runs.commit import Files, Verified, commit
+from uvit_dia.runs.data_identity import DataIdentity, check_same_images
 from uvit_dia.runs.folder import RunFolder, versions
 from uvit_dia.system.errors import DivergedError, InputError
-
-Files = Mapping[str, Mapping[str, Tensor]]
+from uvit_dia.system.processes import failing_together
 
 
 class RunCheckpoints:
@@ -27,17 +22,26 @@ class RunCheckpoints:
     Args:
         folder: the run's folder.
         config: the run's config.
+        data: the training images.
         num_processes: of this launch.
         warn: called with one line for what is not fatal.
     """
 
     def __init__(
-        self, folder: RunFolder, config: Config, *, num_processes: int, warn: Warn
+        self,
+        folder: RunFolder,
+        config: Config,
+        *,
+        data: DataIdentity,
+        num_processes: int,
+        warn: Warn,
     ) -> None:
         self.folder = folder
         self.config = config
+        self.data = data
         self.num_processes = num_processes
         self.warn = warn
+        self._earlier_data: list[dict] = []  # image sets that this run was trained on before
         self._verified: Verified = {}
 
     def save(self, step: int, files: Files) -> None:
@@ -48,6 +52,7 @@ class RunCheckpoints:
             StorageError: if the checkpoint cannot be written.
         """
         self._refuse_non_finite(step, files)
+        earlier = {"earlier_data": self._earlier_data} if self._earlier_data else {}
         commit(
             self.folder.checkpoints,
             step,
@@ -57,6 +62,8 @@ class RunCheckpoints:
                 "config_hash": config_hash(self.config),
                 "num_processes": self.num_processes,
                 "versions": versions(),
+                "data": self.data.as_dict(),
+                **earlier,
             },
             keep=self.config.train.keep_checkpoints,
             warn=self.warn,
@@ -68,7 +75,7 @@ class RunCheckpoints:
         """Refuse to save what finite gradients overflowed to, such as a second moment."""
         for file, tensors in files.items():
             for name, tensor in tensors.items():
-                # A sum is finite only if all numbers are, and quick; if it is not, it may have overflowed by itself.
+                # A finite sum means finite numbers, and is quick; another one may be an overflow.
                 if torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all():
                     continue
                 raise DivergedError(
@@ -81,21 +88,25 @@ class RunCheckpoints:
         found = newest_valid(self.folder.checkpoints, self.warn)
         return "none" if found is None else str(found.folder)
 
-    def to_resume(self, expected: Files, *, allow_other_world_size: bool) -> Checkpoint | None:
-        """Return the newest undamaged checkpoint, once it is sure that it may be loaded; None for a new run.
+    def to_resume(
+        self, expected: Files, *, allow_other_world_size: bool, allow_other_data: bool = False
+    ) -> Checkpoint | None:
+        """Return the newest undamaged checkpoint if it may be loaded; None for a new run.
 
         Args:
             expected: names and shapes of the tensors that its files must have.
             allow_other_world_size: whether it may come from another number of processes.
+            allow_other_data: whether it may have been trained on other images.
 
         Raises:
-            InputError: if checkpoints are there but damaged, of another config or architecture, or of another number
-                of processes without the flag that allows it.
+            InputError: if checkpoints are there but damaged, of another config or architecture, or
+                of another number of processes or other images without the flag that allows it.
         """
         checkpoint = newest_valid(self.folder.checkpoints, self.warn)
         if checkpoint is None:
             return None
         self._compare_config(checkpoint)
+        self._compare_data(checkpoint, allow_other_data=allow_other_data)
         saved, now = checkpoint.manifest.get("num_processes"), self.num_processes
         if saved != now and not allow_other_world_size:
             raise InputError(
@@ -104,7 +115,8 @@ class RunCheckpoints:
             )
         if checkpoint.manifest.get("versions") != versions():
             self.warn(
-                f"{checkpoint.folder} was made with other library versions; bits may differ from here on"
+                f"{checkpoint.folder} was made with other library versions; bits may differ from "
+                "here on"
             )
         for name, tensors in expected.items():
             check_tensors(checkpoint, name, tensors)
@@ -120,5 +132,93 @@ class RunCheckpoints:
         changes = forbidden_changes(saved, self.config)
         if changes:
             raise InputError(
-                f"{checkpoint.folder} is of another config ({'; '.join(changes)}); choose another --workdir"
+                f"{checkpoint.folder} is of another config ({'; '.join(changes)}); choose another "
+                "--workdir"
             )
+
+    def _compare_data(self, checkpoint: Checkpoint, *, allow_other_data: bool) -> None:
+        """Compare the images with the checkpoint's, and remember those if they are others."""
+        earlier = checkpoint.manifest.get("earlier_data")
+        self._earlier_data = list(earlier) if isinstance(earlier, list) else []
+        saved = DataIdentity.saved_in(checkpoint)
+        if saved is None:
+            self.warn(
+                f"{checkpoint.folder} does not record its training images; from now on "
+                f"{self.data} are recorded"
+            )
+            return
+        check_same_images(
+            saved,
+            self.data,
+            checkpoint.step,
+            allow_other_data=allow_other_data,
+            warn=self.warn,
+        )
+        if saved.has_other_images(self.data):
+            self._earlier_data.append({**saved.as_dict(), "until_step": checkpoint.step})
+
+
+# ---------------------------------------------------------------- on several processes
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a process would begin.
+
+    Attributes:
+        step: of its checkpoint; 0 without one.
+        sha256: of its checkpoint; None without one.
+        data: its training images.
+    """
+
+    step: int
+    sha256: str | None
+    data: DataIdentity
+
+    def __str__(self) -> str:
+        if self.sha256 is None:
+            return "no checkpoint"
+        return f"step {self.step} ({self.sha256[:8]})"
+
+
+def choose_together(
+    choose: Callable[[], Checkpoint | None], data: DataIdentity
+) -> Checkpoint | None:
+    """Choose the checkpoint to resume from, the same on all processes; call it on all of them.
+
+    Each process looks for the newest checkpoint, and reads the images, itself. Where folders lie on
+    each machine's own disk, or one machine's view of a network folder is old, they find different
+    ones, and would train apart.
+
+    Args:
+        choose: returns what this process would resume from, or None for a new run.
+        data: the training images of this process.
+
+    Returns:
+        What `choose` returned.
+
+    Raises:
+        InputError: on all processes, if `choose` raised one on any, or if they hold different
+            images or would begin at different checkpoints.
+    """
+    with failing_together(InputError):
+        checkpoint = choose()
+    mine = _Start(
+        step=0 if checkpoint is None else checkpoint.step,
+        sha256=None if checkpoint is None else checkpoint.sha256,
+        data=data,
+    )
+    starts: list[_Start] = gather_object([mine])
+    first = starts[0]
+    for process, start in enumerate(starts):
+        if start.data.has_other_images(first.data):
+            raise InputError(
+                f"process {process} reads {start.data}, process 0 {first.data}; data.path must "
+                "lead to the same images on all machines"
+            )
+        if (start.step, start.sha256) != (first.step, first.sha256):
+            raise InputError(
+                f"process {process} sees {start}, process 0 {first}; --workdir must be one folder "
+                "that all machines share"
+            )
+    return checkpoint

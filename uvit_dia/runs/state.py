@@ -1,7 +1,7 @@
-"""What a checkpoint of a training run holds, as named tensors: the same from one process, DDP and FSDP.
+"""What a checkpoint holds, as named tensors: the same from one process, DDP and FSDP.
 
-torch's `distributed.checkpoint.state_dict` gives parameters and optimizer state full names whatever wraps the model,
-and flat tensors, which fit safetensors: no pickle is written or read.
+torch's `distributed.checkpoint.state_dict` gives parameters and optimizer state full names whatever
+wraps the model, and flat tensors, which fit safetensors: no pickle is written or read.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _FLAT_ON_CPU = StateDictOptions(
 def collect(
     model: nn.Module, ema_model: nn.Module, optimizer: torch.optim.Optimizer, window: Tensor
 ) -> dict[str, dict[str, Tensor]]:
-    """Gather everything that a resumed run needs; call it on every process, the first one gets the tensors.
+    """Gather all that a resumed run needs; call it on every process, the first gets the tensors.
 
     Args:
         model: the wrapped model.
@@ -50,7 +50,7 @@ def collect(
 def expected(
     model: nn.Module, ema_model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors that the files of a checkpoint of this run must have; only names and shapes are used.
+    """Return tensors with the names and shapes that a checkpoint of this run must have.
 
     Every process gets them; shards, which know the shape of the whole, are not gathered.
     """
@@ -72,9 +72,13 @@ def restore(
     optimizer: torch.optim.Optimizer,
     files: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Load the state that `collect` gathered; the weights last, since making optimizer state steps over them."""
+    """Load the state that `collect` gathered.
+
+    The weights come last: to make its state, torch steps the optimizer over them.
+    """
     plain = StateDictOptions(full_state_dict=True)
-    # Nested, since torch (2.15) cannot set a state that is both full and flat. Hyper-parameters stay the config's.
+    # Nested, since torch (2.15) cannot set a state that is both full and flat. Hyper-parameters
+    # stay the config's.
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=plain)
     for name, tensor in files["optimizer"].items():
         parameter, _, moment = name.removeprefix("state.").rpartition(".")
@@ -85,7 +89,7 @@ def restore(
 
 
 def gather(sharded: nn.Module, into: nn.Module) -> None:
-    """Copy the weights of a sharded model into a whole one of the same shape; call it on every process."""
+    """Copy a sharded model's weights into a whole one; call it on every process."""
     tensors = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
     into.load_state_dict(cast(dict[str, Tensor], tensors), strict=True)
 
@@ -98,13 +102,13 @@ def _model_tensors(model: nn.Module, options: StateDictOptions) -> dict[str, Ten
 def _optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, options: StateDictOptions
 ) -> dict[str, Tensor]:
-    """Return moments and step counts under names such as `state.mid_block.mlp.fc1.weight.exp_avg`."""
+    """Return moments and step counts, such as `state.mid_block.mlp.fc1.weight.exp_avg`."""
     flat: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     return {name: value for name, value in flat.items() if isinstance(value, Tensor)}
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring tensors to the CPU, each in memory of its own, as safetensors wants; those that are so are not copied."""
+    """Bring tensors to the CPU, contiguous and each in memory of its own, as safetensors wants."""
     owned: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():

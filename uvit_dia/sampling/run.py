@@ -1,6 +1,5 @@
 """Sampling from the command line: a trained run in, image files out, the work split over processes."""
 
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.runs.trained_model import find_checkpoint, load_trained
+from uvit_dia.runs.trained_model import load_run
 from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank
 from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
@@ -19,11 +18,6 @@ from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.processes import failing_together
-
-
-def warn(message: str) -> None:
-    """Print a warning of one line."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
@@ -39,11 +33,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         NonFiniteImagesError: if the sampler ends in values that are not finite; no file of these images is written.
     """
     accelerator = make_accelerator()
-    trained = load_trained(
-        find_checkpoint(arguments.checkpoint, warn),
-        use_ema=arguments.use_ema,
-        device=accelerator.device,
-    )
+    trained = load_run(arguments.checkpoint, use_ema=arguments.use_ema, device=accelerator.device)
     settings = sampler_settings(arguments, trained.config)
     num_images = arguments.num_images
     assert num_images is not None  # the command has a default

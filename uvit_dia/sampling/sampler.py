@@ -6,7 +6,7 @@ are wanted. So whatever was asked for, however often it was interrupted, and on 
 batch_size gives the same bits on the same machine, and another batch_size the same image up to rounding of kernels.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.data.images import to_uint8
 from uvit_dia.rng import position_generator
-from uvit_dia.sampling.schedulers import make_scheduler
+from uvit_dia.sampling.chain import Chain, Denoiser
+from uvit_dia.sampling.schedulers import sampler_facts
 from uvit_dia.system.errors import NonFiniteImagesError
-
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction
 
 
 class ImageSampler:
@@ -47,7 +46,7 @@ class ImageSampler:
     ) -> None:
         self.denoiser = denoiser
         self.settings = settings
-        self.scheduler = make_scheduler(settings, diffusion)
+        self.chain = Chain(settings, diffusion)
         self.shape = shape
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -88,37 +87,20 @@ class ImageSampler:
                 f"{len(bad)} of {len(rows)} images, the first of them image {min(bad)} of seed {settings.seed}"
             )
 
-    @torch.no_grad()
-    def _sample_block(self, indices: range) -> Tensor:
-        """Run the sampler over one block; return x_0, (B, C, H, W) float32 on the device."""
-        generators = [position_generator(self.settings.seed, "sample", index) for index in indices]
-        x = torch.stack([torch.randn(self.shape, generator=g) for g in generators]).to(self.device)
-        scheduler = self.scheduler
-        scheduler.set_timesteps(
-            self.settings.num_steps, device=self.device
-        )  # also resets multistep state
-        x = x * scheduler.init_noise_sigma
-        extra = self._step_arguments(generators)
-        nfe = 0
-        for t in scheduler.timesteps:
-            x_in = scheduler.scale_model_input(x, t)
-            prediction = self.denoiser(x_in, t.expand(len(indices))).float()
-            nfe += 1
-            step = scheduler.step(prediction, t, x, **extra)
-            x = step.prev_sample
-        if self.settings.sampler == "ddpm":
-            # the last step has no noise (Algorithm 2, Ho et al. 2020); diffusers leaves it out at t = 0 only
-            x = step.pred_original_sample
-        self.nfe = nfe
-        return x
+    def facts(self) -> dict[str, object]:
+        """Return what the images of given weights depend on, as JSON's types."""
+        return {
+            **sampler_facts(self.settings),
+            **self.chain.safeguards.facts(),
+            "batch_size": self.batch_size,
+        }
 
-    def _step_arguments(self, generators: list[torch.Generator]) -> dict[str, object]:
-        """Return what the scheduler's `step` takes beside prediction, timestep and sample."""
-        if self.settings.sampler in ("ddpm", "dpmpp_2m_sde"):
-            return {"generator": generators}
-        if self.settings.sampler == "ddim":
-            return {"eta": self.settings.eta, "generator": generators}
-        return {}
+    def _sample_block(self, indices: range) -> Tensor:
+        """Sample one block; return x_0, (B, C, H, W) float32 on the device."""
+        generators = [position_generator(self.settings.seed, "sample", index) for index in indices]
+        noise = torch.stack([torch.randn(self.shape, generator=g) for g in generators])
+        x_0, self.nfe = self.chain.run(self.denoiser, noise.to(self.device), generators)
+        return x_0
 
 
 def share_of_rank(num_images: int, batch_size: int, rank: int, num_processes: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import scheduler_arguments
+from uvit_dia.sampling.safeguards import KARRAS_SIGMA_MAX, safeguards
 from uvit_dia.system.errors import InputError
 
 Scheduler = Any  # diffusers' schedulers have methods in common, but no type that declares them
@@ -76,9 +77,13 @@ def make_scheduler(settings: SampleConfig, diffusion: DiffusionConfig) -> Schedu
             use_karras_sigmas=False,
         )
     if name == "heun":
-        return diffusers.HeunDiscreteScheduler(
-            **common, timestep_spacing="linspace", use_karras_sigmas=False, clip_sample=False
+        karras = safeguards(settings, diffusion).karras_sigmas
+        heun = diffusers.HeunDiscreteScheduler(
+            **common, timestep_spacing="linspace", use_karras_sigmas=karras, clip_sample=False
         )
+        if karras:  # diffusers reads it, though it is no argument of this scheduler
+            heun.register_to_config(sigma_max=KARRAS_SIGMA_MAX)
+        return heun
     return diffusers.PNDMScheduler(
         **common,
         skip_prk_steps=False,
@@ -116,6 +121,9 @@ def sampler_settings(arguments: SamplingArguments, config: Config) -> SampleConf
         "sampler": arguments.sampler,
         "num_steps": arguments.num_steps,
         "seed": arguments.seed,
+        "eta": arguments.eta,
+        "variance_type": arguments.variance_type,
+        "clip_sample": arguments.clip_sample,
     }
     settings = replace(
         config.sample, **{name: value for name, value in given.items() if value is not None}

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from uvit_dia import cli
+from uvit_dia.config.flag import config_file, define_config_flag, load_config, overridden_keys
 from uvit_dia.sweep import cell_command
 from uvit_dia.sweep.cells import SCRIPTS, pasteable
 from uvit_dia.sweep.config import Sweep, make_sweep
@@ -25,6 +26,7 @@ from uvit_dia.sweep.folder import FINAL_STATES, make_plan
 from uvit_dia.sweep.schema import sweep_rule_of
 from uvit_dia.sweep.status import plan_table, read_status, status_table
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import user_path
 
 WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
     "budget",
@@ -54,7 +56,7 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
     values = _parse(argv)
     if not values["workdir"].value:
         raise InputError("--workdir is missing; for example --workdir runs/sweep")
-    workdir = Path(values["workdir"].value)
+    workdir = user_path(values["workdir"].value, "--workdir")
     if values["status"].value or values["watch"].value:
         show_status(workdir, is_watched=bool(values["watch"].value))
         return
@@ -85,7 +87,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     if str(SCRIPTS) not in sys.path:
         sys.path.append(str(SCRIPTS))  # the project's configs import one another
     values = cli.new_flags()
-    cli.define_config_flag(values, sweep_rule_of)
+    define_config_flag(values, sweep_rule_of, group=None)
     flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=values)
     flags.DEFINE_string("cluster", "local", "Where cells run: local or slurm.", flag_values=values)
     flags.DEFINE_integer(
@@ -112,11 +114,11 @@ def _read_config(values: flags.FlagValues) -> tuple[ConfigDict, Path]:
         raise InputError(
             "--config is missing; for example --config configs/sweeps/digits_batch_size.py"
         )
-    config = cli.load_config(values)
-    changed = cli.overridden_keys(values)
+    config = load_config(values)
+    changed = overridden_keys(values)
     if "held_constant" not in changed and any(key.startswith(WHAT_IS_HELD) for key in changed):
         config.held_constant = ""  # the file's words are about the file's rules
-    return config, Path(cli.config_file(values))
+    return config, Path(config_file(values))
 
 
 # ---------------------------------------------------------------- looking

@@ -8,11 +8,13 @@ from ml_collections import ConfigDict
 from uvit_dia import cli
 from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.files import config_hash, flat_values, to_plain
+from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.schema import Config
 from uvit_dia.sweep.cells import Cell, Launch, flag_text
 from uvit_dia.sweep.grid import expand
 from uvit_dia.sweep.schema import SweepConfig, make_sweep_config
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import expand_home
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def find_base(base: str, path: Path) -> str:
     Raises:
         InputError: if there is no such file.
     """
-    file, colon, argument = base.partition(":")
+    file, colon, argument = expand_home(base, "base").partition(":")
     folder = path.resolve().parent
     projects = folder.parents[1:2]
     for candidate in (Path(file), *(project / file for project in projects)):
@@ -93,9 +95,9 @@ def read_run_config(flags: list[str], origin: str) -> Config:
     argv = ["train.py", *flags]
     values = cli.new_flags()
     try:
-        cli.define_config_flag(values)
+        define_config_flag(values)
         cli.parse_flags(values, argv, "")
-        config = cli.read_config(values)
+        config = read_config(values)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
     return config

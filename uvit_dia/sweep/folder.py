@@ -8,10 +8,8 @@
     cells/NAME/logs/       what train.py, eval_fid.py and the process that works on the cell wrote
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.plan import FORMAT, SweepPlan, read_plan
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_json
+from uvit_dia.system.locks import ProcessLock
 from uvit_dia.system.records import Record, read_json
 
 CELL_STATES = ("waiting", "running", "preempted", "done", "diverged", "failed")
@@ -128,15 +127,5 @@ def write_cell_json(folder: Path, state: str, **facts: object) -> None:
 
 
 def is_held(lock: Path) -> bool:
-    """Say whether a process of this machine holds a lock file; nothing is written, so the folder may be read-only."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as filelock does, but shared
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    """Say whether a process of this machine holds a lock file; nothing is created."""
+    return ProcessLock(lock).is_held()

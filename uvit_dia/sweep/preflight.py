@@ -15,16 +15,18 @@ import torch
 
 from uvit_dia.config.files import to_plain
 from uvit_dia.config.schema import Config
-from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_training_images
-from uvit_dia.evaluation.extractors import Extractor, find_extractor
+from uvit_dia.evaluation.evaluator import make_evaluator
+from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
+from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.sweep.cells import Cell
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.schema import Evaluation
 from uvit_dia.system.errors import InputError, StorageError
+from uvit_dia.system.notices import warn
 
 T = TypeVar("T")
 
@@ -109,7 +111,7 @@ def _check_cell(config: Config, evaluation: Evaluation, memory: _Memory) -> tupl
         lambda: _check_samplers(config, evaluation), "samplers", plain["sample"], plain["diffusion"]
     )
     sha256 = memory.once(
-        lambda: _check_extractor(config, evaluation, images), "extractor", plain["eval"], *origin
+        lambda: _check_extractor(config, evaluation), "extractor", plain["eval"], *origin
     )
     return sha256, num_weights
 
@@ -121,27 +123,22 @@ def _count_weights(config: Config) -> int:
 
 
 def _check_samplers(config: Config, evaluation: Evaluation) -> None:
-    """Refuse samplers that the previews of the training, or the evaluation, would trip over."""
-    settings = config.sample
-    measured = replace(settings, sampler=evaluation.sampler, num_steps=evaluation.num_steps)
-    for each in (settings, measured):
-        make_scheduler(each, config.diffusion)
+    """Refuse samplers that previews or the evaluation would trip over; tell of odd ones."""
+    measured = replace(config.sample, sampler=evaluation.sampler, num_steps=evaluation.num_steps)
+    make_scheduler(config.sample, config.diffusion)
+    for note in sampler_notes(measured, config.diffusion):
+        warn(note)
 
 
-def _check_extractor(config: Config, evaluation: Evaluation, images: ImageSet) -> str:
-    """Find the extractor that eval_fid.py will take, try it on an image, and return the SHA-256 of its file."""
-    name = evaluation.extractor or config.eval.extractor
-    weights = evaluation.weights
-    if not weights and name == config.eval.extractor:
-        weights = config.eval.weights
-    source = find_extractor(name, weights)
+def _check_extractor(config: Config, evaluation: Evaluation) -> str:
+    """Find the extractor that eval_fid.py will take and try it; return its file's SHA-256."""
+    source = choose_extractor(config.eval, evaluation.extractor, evaluation.weights)
     check_num_images(evaluation.num_images, config.eval.metrics)
-    extractor = Extractor(source, "cpu")
-    num_features = extractor.features(images.images[:1])[extractor.feature_layer].shape[1]
-    if evaluation.num_images < num_features:
+    evaluator = make_evaluator(config, source, device="cpu", warn=warn)
+    if not evaluator.is_comparable(evaluation.num_images):
         raise InputError(
-            f"eval.num_images = {evaluation.num_images}: {source.label} has {num_features} features and needs at "
-            "least as many images"
+            f"eval.num_images = {evaluation.num_images}: {source.label} has "
+            f"{evaluator.num_features} features and needs at least as many images"
         )
     return source.sha256
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
-
 from uvit_dia.sweep.logs import last_line, mark_start
+from uvit_dia.system.locks import LockHeldError, ProcessLock
+from uvit_dia.system.notices import warn_once
 
 POLL_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -99,19 +99,21 @@ class CommandRunner:
         Raises:
             Stopped: if the cell was asked to stop while it waited.
         """
-        file_lock = FileLock(lock)
+        process_lock = ProcessLock(lock)
         while True:
             try:
-                file_lock.acquire(timeout=0)
+                process_lock.acquire()
                 break
-            except Timeout:
+            except LockHeldError as error:
+                if error.advice:
+                    warn_once(str(lock), f"{lock} is held by {error.holder}; {error.advice}")
                 if self.should_stop():
                     raise Stopped(self.stop_reason) from None
                 time.sleep(POLL_SECONDS)
         try:
             yield
         finally:
-            file_lock.release()
+            process_lock.release()
 
     def run(self, name: str, command: Sequence[str]) -> tuple[int, str]:
         """Run a command to its end.

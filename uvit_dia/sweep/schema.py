@@ -157,6 +157,10 @@ def make_sweep_config(tree: Mapping[str, Any], origin: str = "sweep config") -> 
 def _check_variants(variants: Mapping, baseline: str, reserved: Mapping[str, str]) -> None:
     if not variants:
         raise InputError("sweep config: variants must be a group of named overrides, such as uvit")
+    # the folders of their cells would be one where names ignore case
+    alike = Counter(str(name).lower() for name in variants).most_common(1)[0]
+    if alike[1] > 1:
+        raise InputError(f"variants: {alike[0]} stands there in more than one spelling")
     for name, changes in variants.items():
         if not VARIANT_NAME.fullmatch(str(name)):
             raise InputError(f"variants: {shown(name)} is no name; allowed are letters, digits, _")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: atomic writes, fsync, hashes, checked downloads."""
+"""Files that are there whole or not at all, their hashes, and the paths that users type."""
 
 import hashlib
 import http.client
@@ -12,35 +12,62 @@ from pathlib import Path
 from typing import BinaryIO
 
 from uvit_dia.system.errors import InputError, StorageError
+from uvit_dia.system.mounts import again_if_stale, fsync_path, replace
 
 
+def expand_home(text: str, origin: str) -> str:
+    """Return a path with `~` or `~name` at its start replaced by that home folder.
+
+    A shell leaves the tilde of `--workdir=~/run` alone, and config files never meet a shell.
+
+    Args:
+        text: the path.
+        origin: the flag, config key or variable that it comes from, for the message.
+
+    Raises:
+        InputError: if there is no such user, or no home folder is known.
+    """
+    if not text.startswith("~"):
+        return text
+    expanded = os.path.expanduser(text)  # noqa: PTH111  (Path.expanduser raises RuntimeError)
+    if expanded.startswith("~"):
+        name = text.partition("/")[0]
+        raise InputError(
+            f"{origin}: no home folder is known for {name:.40} of {text!r:.80} "
+            f"(a folder of that name is ./{name:.40})"
+        )
+    return expanded
+
+
+def user_path(text: str, origin: str) -> Path:
+    """Return the path that a user typed, see `expand_home`."""
+    return Path(expand_home(text, origin))
+
+
+@again_if_stale
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fsync_path(path: Path) -> None:
-    """Make a file's content, or a folder's entries, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, or a crash, sees the old content or the new, never a part.
+    """Replace a file in one step: a reader, or a crash, sees the old content or the new.
 
     Raises:
         StorageError: if it cannot be written; an old file is still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    @again_if_stale
+    def write() -> None:
+        temporary.write_bytes(content)
+        fsync_path(temporary)
+        replace(temporary, path)
+
     with _storage_errors(path):
         try:
-            temporary.write_bytes(content)
-            fsync_path(temporary)
-            temporary.replace(path)
+            write()
         finally:
             with suppress(OSError):  # what happened to the folder has been told already
                 temporary.unlink(missing_ok=True)
@@ -53,9 +80,15 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         StorageError: if it cannot be written.
     """
-    with _storage_errors(path), path.open("a+b") as file:
-        _mend_end(file)
-        file.write(line.encode() + b"\n")
+
+    @again_if_stale
+    def append() -> None:
+        with path.open("a+b") as file:
+            _mend_end(file)
+            file.write(line.encode() + b"\n")
+
+    with _storage_errors(path):
+        append()
 
 
 def _mend_end(file: BinaryIO) -> None:
@@ -85,17 +118,21 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, atomically; NaN and infinities are refused with ValueError."""
+    """Write a value as indented JSON, atomically; NaN and infinities raise ValueError."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
 
 
 def cache_folder() -> Path:
-    """Return the folder for what the package downloads or derives: $UVIT_DIA_CACHE, or uvit_dia in the user's cache."""
+    """Return where downloads and features are kept: $UVIT_DIA_CACHE, or the user's cache.
+
+    Raises:
+        InputError: if neither is set and no home folder is known.
+    """
     chosen = os.environ.get("UVIT_DIA_CACHE")
     if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uvit_dia"
+        return user_path(chosen, "UVIT_DIA_CACHE")
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "uvit_dia"
 
 
 def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
@@ -126,7 +163,7 @@ def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
             raise InputError(
                 f"{url} sent SHA-256 {found[:16]}..., expected {sha256[:16]}...; nothing was kept"
             )
-        temporary.replace(target)
+        replace(temporary, target)
     except (
         urllib.error.URLError,
         http.client.HTTPException,

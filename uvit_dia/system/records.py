@@ -1,4 +1,6 @@
-"""JSON files read as data and with distrust: a kill may have cut them, an editor or another system changed them.
+"""JSON files read as data and with distrust.
+
+A kill may have cut them, an editor or another system changed them.
 
 Nothing here raises for what a file holds: a reader gets what is whole, and is told what is not.
 """
@@ -9,6 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from uvit_dia.system.mounts import again_if_stale
 
 MAX_JSON_BYTES = 2**26
 MAX_LINES_BYTES = 2**29
@@ -23,8 +27,8 @@ class JsonFile:
 
     Attributes:
         values: the object; {} where there is none.
-        problem: what is wrong with the file, as the rest of a sentence that begins with its name; "" if it is whole,
-            or if there is no such file.
+        problem: what is wrong with the file, as the rest of a sentence that begins with its name;
+            "" if it is whole, or if there is no such file.
     """
 
     values: Record
@@ -37,8 +41,8 @@ class JsonLines:
 
     Attributes:
         rows: the objects by line number, from 1.
-        damaged: what is wrong with the other lines, by line number. Of a log that is being written, or whose writer
-            was killed, the last line may be cut.
+        damaged: what is wrong with the other lines, by line number. Of a log that is being written,
+            or whose writer was killed, the last line may be cut.
         problem: why the file as a whole could not be read, as in `JsonFile`.
     """
 
@@ -53,7 +57,10 @@ class JsonLines:
 
     @property
     def summary(self) -> str:
-        """What is wrong with the file or its lines, as in `JsonFile`; blank lines are not counted."""
+        """What is wrong with the file or its lines, as in `JsonFile`.
+
+        Blank lines are not counted.
+        """
         count = sum(reason != BLANK for reason in self.damaged.values())
         return self.problem or (f"has {count} damaged line(s)" if count else "")
 
@@ -100,15 +107,20 @@ def number(value: object) -> float:
 
 
 def _read_text(path: Path, max_bytes: int, last_bytes: int | None = None) -> tuple[str | None, str]:
-    """Return the text of a file without its byte order mark, or None and what is wrong with the file."""
-    try:
+    """Return the text of a file without byte order mark, or None and what is wrong with it."""
+
+    @again_if_stale
+    def read() -> bytes:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             start = 0 if last_bytes is None else max(0, size - last_bytes)
             file.seek(start)
             if start:  # most likely within a line
                 file.readline()
-            content = file.read(max_bytes + 1)
+            return file.read(max_bytes + 1)
+
+    try:
+        content = read()
     except FileNotFoundError:
         return None, ""
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what is sampled from."""
+"""The exponential moving average of the weights, which samples are drawn from."""
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,11 @@ def ema_decay(step: int, batch_size: int, config: EMAConfig) -> float:
 
 
 class EMA:
-    """An average of a model's parameters that starts at their first values; buffers are copied, not averaged.
+    """An average of a model's parameters that starts at their first values.
 
-    torch's `AveragedModel` would do, but it moves its counter to the accelerator at every update, and so makes the
-    host wait for the device at every step.
+    Buffers, such as running statistics, are copied instead. torch's `AveragedModel` would do, but
+    it moves its counter to the accelerator at every update, so that the host waits for the device
+    at every step.
 
     Args:
         model: the unwrapped model whose parameters are averaged.
@@ -55,7 +56,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Move the average towards the model: `ema = decay * ema + (1 - decay) * parameters`."""
+        """Move the average towards the model by one step."""
+        # average = decay * average + (1 - decay) * parameters
         torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
         for copied, source in self._buffers:  # running statistics of a batch normalisation
             copied.copy_(source)

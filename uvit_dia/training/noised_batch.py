@@ -1,4 +1,4 @@
-"""What one training step learns from: noised images, targets and all random draws of one rank's share of a batch."""
+"""What a training step learns from: one process's share of the batch, noised, with its targets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,6 +71,7 @@ def draw_batch(
         rows: positions of x_0 in the global batch.
         batch_size: global batch size.
     """
+    # Random numbers of positions in the global batch: the same on any number of processes.
     place = (step, rows, batch_size)
     timesteps = integer_rows(seed, "timesteps", *place, diffusion.config.num_train_timesteps)
     dropout_seeds = integer_rows(seed, "dropout", *place, 2**62)

@@ -23,7 +23,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 def learning_rate_at(step: int, config: OptimizerConfig, num_steps: int) -> float:
     """Return the learning rate of a step: a function of the global step alone.
 
-    A linear rise over `warmup_steps`, times 1 or, with the cosine, (1 + cos(pi step / num_steps)) / 2.
+    It is a linear rise over `warmup_steps`, times (1 + cos(pi step / num_steps)) / 2 with the
+    cosine.
 
     Args:
         step: optimizer step, from 0.

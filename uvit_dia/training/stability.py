@@ -15,8 +15,8 @@ _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 def count_spikes(values: Tensor) -> int:
     """Count the values that stand far above the others.
 
-    A spike lies more than `SPIKE_SIGMAS` robust standard deviations (1.4826 times the median absolute deviation)
-    above the median, so that neither the scale of the values nor the spikes themselves move the bar.
+    A spike lies more than `SPIKE_SIGMAS` robust standard deviations (1.4826 times the median
+    absolute deviation) above the median, which the spikes themselves hardly move.
 
     Args:
         values: (n,) float, such as the gradient norms of the steps of a log window.
@@ -36,9 +36,10 @@ def noise_scale_terms(
 ) -> tuple[float, float]:
     """Estimate the two terms of the gradient noise scale from gradients of two batch sizes.
 
-    The simple noise scale is `B_simple = tr(Sigma) / |G|^2`: the batch size at which noise and signal of a gradient
-    are about equal (McCandlish et al. 2018, arXiv:1812.06162, Eq. 2.9). With `E|G_B|^2 = |G|^2 + tr(Sigma) / B`, two
-    batch sizes give unbiased estimates of both terms (their Appendix A.1)::
+    The simple noise scale is `B_simple = tr(Sigma) / |G|^2`: the batch size at which noise and
+    signal of a gradient are about equal (Eq. 2.9, McCandlish et al. 2018, arXiv:1812.06162). With
+    `E|G_B|^2 = |G|^2 + tr(Sigma) / B`, two batch sizes give unbiased estimates of both terms (their
+    Appendix A.1)::
 
         |G|^2     = (B_big |G_big|^2 - B_small |G_small|^2) / (B_big - B_small)
         tr(Sigma) = (|G_small|^2 - |G_big|^2) / (1 / B_small - 1 / B_big)
@@ -67,13 +68,13 @@ def noise_scale_terms(
 
 
 def normalises_over_batch(model: nn.Module) -> bool:
-    """Say whether a model in training mode needs at least two images, to normalise each by the others."""
+    """Say whether a model in training mode normalises over images, and so needs at least two."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put a model's buffers back in the end, such as running averages that a forward pass moves."""
+    """Restore a model's buffers, such as running averages that a forward pass moves."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -88,5 +89,5 @@ def squared_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor that FSDP may have spread over the processes as an ordinary one; call it on all of them."""
+    """Return a tensor whole, also where FSDP spread it; call it on all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

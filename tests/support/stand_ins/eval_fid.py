@@ -1,4 +1,4 @@
-"""A stand-in for eval_fid.py: its "metric" is a function of the weights' hash and the seed of the samples.
+"""A stand-in for eval_fid.py: its "metric" is a function of the weights' hash and of the seed.
 
 The samples of a run of seed 106 are not finite.
 """
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_integer("num_repeats", 1, "", flag_values=values)
     cli.parse_flags(values, argv, "")
-    arguments = cli.sampling_arguments(values, default_num_images=None)
+    arguments = cli.sampling_arguments(values)
     note_call(arguments.checkpoint, "eval", argv)
     (manifest,) = arguments.checkpoint.glob("checkpoints/step_*/manifest.json")
     trained = json.loads(manifest.read_text())

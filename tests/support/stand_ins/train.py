@@ -1,7 +1,8 @@
-"""A stand-in for train.py that behaves like it towards a sweep, without torch: lock, log, state, signals, exit codes.
+"""A stand-in for train.py, without torch: to a sweep it behaves alike (lock, log, state, exit code).
 
-What it "learns" is a hash that depends on its config and on every step. Seeds from 100 on do what a test needs:
-101 diverges, 102 is refused, 103 crashes, 104 is killed at its first attempt, 105 stops at its first attempt.
+What it "learns" is a hash that depends on its config and on every step. Seeds from 100 on do what a
+test needs: 101 diverges, 102 is refused, 103 crashes, 104 is killed and 105 stops at its first
+attempt.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from absl import flags
 
 from uvit_dia import cli
 from uvit_dia.config.files import config_hash
+from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.errors import DivergedError, InputError, StoppedEarly
 from uvit_dia.system.files import write_json
@@ -26,10 +28,10 @@ SAVE_EVERY_STEPS = 5
 
 def main(argv: list[str]) -> None:
     values = cli.new_flags()
-    cli.define_config_flag(values)
+    define_config_flag(values)
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     cli.parse_flags(values, argv, "")
-    config = cli.read_config(values)
+    config = read_config(values)
     folder = RunFolder(Path(values["workdir"].value))
     folder.lock()
     saved = folder.path / "saved.json"
