@@ -2,7 +2,8 @@
 
 Path of a step: x_0 -> timesteps, eps -> x_t -> eps_hat -> loss -> backward, clip, optimizer, lr ->
 EMA -> step + 1. Everything random in it is a function of (seed, step) for the global batch, sliced
-by rank (`rng.py`)."""
+by rank (`rng.py`).
+"""
 
 import copy
 import math
@@ -185,7 +186,8 @@ class Trainer:
 
         On an accelerator with several processes the answer is read on log steps and every
         `STOP_EVERY_STEPS` steps, by the number of the step, which all processes share, so that the
-        host seldom waits."""
+        host seldom waits.
+        """
         if self.accelerator.num_processes == 1:
             return loss, stop_requested
         asked = torch.full((), float(stop_requested), device=self.device)
@@ -201,7 +203,8 @@ class Trainer:
         """See to it that a non-finite loss or gradient never reaches the weights.
 
         On CUDA the fused optimizer skips the update, and all later ones, by itself; the host looks
-        on log steps. On other devices looking costs nothing, and is done at once."""
+        on log steps. On other devices looking costs nothing, and is done at once.
+        """
         is_bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
         is_first = is_bad & (self._bad_step < 0)
         self._bad_step = torch.where(is_first, self.step, self._bad_step)
@@ -233,7 +236,8 @@ class Trainer:
 
         It costs half a forward and backward pass of one part, on log steps only, and touches
         neither gradients nor buffers. Without it go sharded models, which cannot run outside their
-        wrapper, and parts too small to halve."""
+        wrapper, and parts too small to halve.
+        """
         small_batch = len(batch) // self.config.train.accumulation_steps // 2
         model = self._unwrapped
         fewest = 2 if normalises_over_batch(model) else 1
@@ -299,7 +303,8 @@ class Trainer:
 
         It takes minutes and belongs to no step, so that one process can be stopped at once and
         loses nothing. Several processes finish it together; what a Ctrl-C did to the compiler of
-        one of them counts as having been stopped."""
+        one of them counts as having been stopped.
+        """
         is_alone = self.accelerator.num_processes == 1
         try:
             with (
