@@ -13,6 +13,7 @@ from uvit_dia.evaluation.early_checks import early_source
 from uvit_dia.runs.find import check_checkpoint
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import expand_home
+from uvit_dia.system.notices import told_if_slow
 
 
 def main(argv: list[str]) -> None:
@@ -78,8 +79,8 @@ def main(argv: list[str]) -> None:
     may_download = bool(values["download_weights"].value)
     source = None if may_download else early_source(arguments.checkpoint, extractor, weights)
 
-    # torch is imported from here on
-    from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.evaluation.run import EvaluationArguments, evaluate_to_json
 
     evaluate_to_json(
         arguments,

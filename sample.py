@@ -12,6 +12,7 @@ settings, seed and i alone.
 from uvit_dia import cli
 from uvit_dia.runs.find import check_checkpoint, check_output
 from uvit_dia.system.files import user_path
+from uvit_dia.system.notices import told_if_slow
 
 
 def main(argv: list[str]) -> None:
@@ -30,7 +31,8 @@ def main(argv: list[str]) -> None:
     check_checkpoint(arguments.checkpoint)
     check_output(output, (".png", ".npz"))
 
-    from uvit_dia.sampling.run import sample_to_files  # torch is imported from here on
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.sampling.run import sample_to_files
 
     sample_to_files(arguments, output)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, read_config
 from uvit_dia.system.files import user_path
-from uvit_dia.system.telling import told_if_slow
+from uvit_dia.system.notices import told_if_slow
 
 
 def main(argv: list[str]) -> None:

@@ -253,7 +253,9 @@ def test_the_real_command_killed_from_outside(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2], ids=lambda n: n.name
+    "number",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2],
+    ids=lambda n: n.name,
 )
 def test_a_signal_ends_the_step_and_loses_none(
     tmp_path: Path, whole: Path, number: signal.Signals

@@ -191,15 +191,15 @@ def test_each_process_tells_its_own_failure() -> None:
 
 @pytest.mark.faults
 def test_refusals_are_told_where_no_file_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    from uvit_dia.system import telling
+    from uvit_dia.system import notices
 
     def none_usable() -> str:
         raise FileNotFoundError("No usable temporary directory found")
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(telling.tempfile, "gettempdir", none_usable)
-    with telling.told_once_a_machine("wrong") as tells:
+    monkeypatch.setattr(notices.tempfile, "gettempdir", none_usable)
+    with notices.told_once_a_machine("wrong") as tells:
         assert tells
 
 

@@ -21,7 +21,7 @@ from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import append_line
 from uvit_dia.system.notices import warn
-from uvit_dia.system.processes import failing_together
+from uvit_dia.system.processes import failing_together, main_process_first
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,16 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
 def _find_extractor(
     trained: TrainedModel, arguments: EvaluationArguments, accelerator: Accelerator
 ) -> ExtractorSource:
-    with accelerator.main_process_first():  # which alone downloads, where that is allowed
-        return choose_extractor(
+    # the main process alone downloads, where that is allowed
+    return main_process_first(
+        accelerator,
+        lambda: choose_extractor(
             trained.config.eval,
             arguments.extractor,
             arguments.weights,
             allow_download=arguments.download_weights,
-        )
+        ),
+    )
 
 
 def _check_enough(

@@ -17,7 +17,7 @@ from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
-from uvit_dia.system.processes import failing_together
+from uvit_dia.system.processes import failing_together, main_process_first
 
 
 def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
@@ -84,8 +84,7 @@ def _sample_to_folder(
     sampler: ImageSampler, num_images: int, output: Path, origin: dict, accelerator: Accelerator
 ) -> None:
     """Sample what is missing in a folder of PNGs."""
-    with accelerator.main_process_first():  # the others then see the folder that the first one made
-        folder = PngFolder(output, origin)
+    folder = main_process_first(accelerator, lambda: PngFolder(output, origin))
     missing = set(folder.missing(num_images))
     accelerator.wait_for_everyone()
     share = share_of_rank(

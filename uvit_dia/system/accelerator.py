@@ -23,8 +23,8 @@ from uvit_dia.system import launch
 from uvit_dia.system.errors import InputError, LostContactError
 from uvit_dia.system.execution import Execution, choose_execution, contradictions
 from uvit_dia.system.messages import clip
+from uvit_dia.system.notices import told_if_slow, warn
 from uvit_dia.system.processes import is_lost_contact
-from uvit_dia.system.telling import told_if_slow, warn_first
 
 KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
@@ -97,7 +97,7 @@ def make_accelerator(
         accumulation_steps=accumulation_steps,
         max_grad_norm=max_grad_norm,
     ):
-        warn_first(line)
+        warn(line)
     return accelerator
 
 

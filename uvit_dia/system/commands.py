@@ -16,9 +16,9 @@ from uvit_dia.system.errors import (
 )
 from uvit_dia.system.memory import is_out_of_memory
 from uvit_dia.system.messages import clip, printable, shorten_paths
+from uvit_dia.system.notices import told_once_a_machine
 from uvit_dia.system.processes import is_lost_contact
 from uvit_dia.system.streams import prepare_streams
-from uvit_dia.system.telling import told_once_a_machine
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 TOO_MANY = {

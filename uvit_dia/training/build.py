@@ -25,8 +25,8 @@ from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
+from uvit_dia.system.notices import told_if_slow
 from uvit_dia.system.processes import failing_together, main_process_first
-from uvit_dia.system.telling import told_if_slow
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.noised_batch import rows_of_rank
 from uvit_dia.training.optimizer import make_optimizer

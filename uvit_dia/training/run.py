@@ -23,8 +23,8 @@ from uvit_dia.system.errors import (
 from uvit_dia.system.execution import Execution, check_same_precision
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.mounts import free_bytes
+from uvit_dia.system.notices import warn
 from uvit_dia.system.processes import failing_together, is_lost_contact
-from uvit_dia.system.telling import warn_first
 from uvit_dia.training.build import make_trainer
 from uvit_dia.training.summary import already_finished, beginning, ending
 from uvit_dia.training.trackers import start_trackers, usable_tracker
@@ -67,7 +67,7 @@ def train(
         accumulation_steps=config.train.accumulation_steps,
         max_grad_norm=config.optimizer.max_grad_norm,
         workdir=folder.path,
-        tracker=usable_tracker(config.train.tracker, warn_first),
+        tracker=usable_tracker(config.train.tracker, warn),
         process_timeout_minutes=process_timeout_minutes,
     )
     try:
