@@ -17,7 +17,6 @@ from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.evaluation.features import Reference, extract, reference_features
 from uvit_dia.system.errors import InputError
 
-
 # --- extracting ----------------------------------------------------------------------------------
 
 

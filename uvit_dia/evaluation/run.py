@@ -80,9 +80,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     _check_enough(evaluator, num_images, arguments, accelerator)
     with failing_together(InputError):
         if accelerator.is_main_process:
-            trained.check_images(
-                evaluator.real.images, allow_other_data=arguments.allow_other_data
-            )
+            trained.check_images(evaluator.real.images, allow_other_data=arguments.allow_other_data)
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
     # -- one seed after the other
@@ -134,9 +132,7 @@ def _check_enough(
 def _report(evaluation: Evaluation, trained: TrainedModel) -> None:
     """Print a result as a JSON line, append it to the run's `eval.jsonl`, say it on stderr."""
     origin = {"weights": trained.weights, "weights_sha256": trained.sha256, "step": trained.step}
-    line = json.dumps(
-        {**evaluation.record(), **origin, "versions": versions()}, allow_nan=False
-    )
+    line = json.dumps({**evaluation.record(), **origin, "versions": versions()}, allow_nan=False)
     print(line, flush=True)
     if trained.run is not None:
         append_line(Path(trained.run) / "eval.jsonl", line)

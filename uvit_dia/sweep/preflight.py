@@ -123,9 +123,7 @@ def _count_weights(config: Config) -> int:
 
 def _check_samplers(config: Config, evaluation: Evaluation) -> None:
     """Refuse samplers that previews or the evaluation would trip over; tell of odd ones."""
-    measured = replace(
-        config.sample, sampler=evaluation.sampler, num_steps=evaluation.num_steps
-    )
+    measured = replace(config.sample, sampler=evaluation.sampler, num_steps=evaluation.num_steps)
     make_scheduler(config.sample, config.diffusion)
     for note in sampler_notes(measured, config.diffusion):
         warn(note)
