@@ -12,6 +12,7 @@ from pathlib import Path
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, read_config
 from uvit_dia.system.files import user_path
+from uvit_dia.system.telling import told_if_slow
 
 
 def main(argv: list[str]) -> None:
@@ -48,11 +49,16 @@ def main(argv: list[str]) -> None:
     default = Path("runs") / Path(config_file(values)).stem
     workdir = user_path(values["workdir"].value or str(default), "--workdir")
 
+    from uvit_dia.data.paths import check_paths
+    from uvit_dia.runs.find import find_paths, with_paths
     from uvit_dia.runs.folder import RunFolder
+
+    check_paths(with_paths(config, find_paths(config, workdir)).data)
 
     folder = RunFolder(workdir)
 
-    from uvit_dia.training.run import train  # torch is imported from here on
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.training.run import train
 
     train(
         config,

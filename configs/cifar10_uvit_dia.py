@@ -6,7 +6,8 @@
 Recipe of the U-ViT authors: AdamW 2e-4, betas (0.99, 0.999), weight decay 0.03, warm-up 2,500
 steps, batch 128, 500,000 steps, EMA 0.9999, horizontal flips. Departures from it: discrete DDPM
 timesteps (linear betas 1e-4 .. 0.02, the discrete twin of their process) where they train in
-continuous time, and bf16 where they use fp16. 44,915,040 weights.
+continuous time, and bf16 where they use fp16 (on GPUs that have it; float32 on a CPU, where bf16 is
+many times slower). 44,915,040 weights.
 Not trained by us to the end yet: no result is claimed.
 """
 
@@ -43,6 +44,15 @@ def get_config() -> ConfigDict:
                 "pool": "all",
                 "blocks": "all",
                 "gate_init": "paper",
+                "gate_form": "h",
+                "place": "mlp_input",
+                "linear_init": "u_vit",
+                "time_first_state": False,
+                "forget_bias": 0.0,
+                "variance": "biased",
+                "normalisation": "default",
+                "mixture_penalty": 0.0,
+                "constant": 0.25,
             },
         }
     )
@@ -58,7 +68,15 @@ def get_config() -> ConfigDict:
         }
     )
     config.data = ConfigDict(
-        {"name": "cifar10", "path": "", "resize": False, "random_flip": True, "on_device": True}
+        {
+            "name": "cifar10",
+            "path": "",
+            "resize": False,
+            "background": "white",
+            "skip_unreadable": False,
+            "random_flip": True,
+            "on_device": True,
+        }
     )
     config.optimizer = ConfigDict(
         {
@@ -77,8 +95,8 @@ def get_config() -> ConfigDict:
             "batch_size": 128,
             "num_steps": 500_000,
             "accumulation_steps": 1,
-            "mixed_precision": "bf16",
-            "compile": True,
+            "mixed_precision": "auto",
+            "compile": "auto",
             "gradient_checkpointing": False,
             "log_every_steps": 100,
             "checkpoint_every_steps": 5000,

@@ -4,7 +4,6 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +18,7 @@ from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.schema import Config
 from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_BUG,
-    EXIT_DIVERGED,
-    EXIT_IO_ERROR,
-    EXIT_STOPPED_EARLY,
-    CommandError,
-    DivergedError,
     InputError,
-    MemoryShortageError,
-    StoppedEarly,
-    StorageError,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,10 +26,6 @@ SCRIPTS = {"train": train.main, "sample": sample.main, "eval_fid": eval_fid.main
 CONFIG = f"--config={ROOT / 'configs' / 'digits_uvit_dia.py'}"
 HEAVY = ("torch", "torch_fidelity", "torchvision", "diffusers", "accelerate", "matplotlib")
 HEAVY += ("tensorboard", "sklearn", "pyarrow", "PIL")
-
-
-class OutOfMemoryError(RuntimeError):
-    """Stands for torch's, which is told by its name."""
 
 
 class RunStarts(Exception):
@@ -392,134 +377,6 @@ def test_help_names_every_flag(script: str, word: str, capsys: pytest.CaptureFix
     }
     assert all(f"\n  {flag} " in text for flag in flags[script])
     assert f"python {script}.py" in text
-
-
-# ---------------------------------------------------------------- how commands end
-
-
-def ending(
-    main: Callable[[list[str]], None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    rank: str | None = None,
-) -> tuple[object, str]:
-    """Return exit code and stderr of a command."""
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
-    if rank is None:
-        monkeypatch.delenv("RANK", raising=False)
-    else:
-        monkeypatch.setenv("RANK", rank)
-    with pytest.raises(SystemExit) as caught:
-        cli.run_command(main)
-    return caught.value.code, capsys.readouterr().err
-
-
-def raiser(error: BaseException) -> Callable[[list[str]], None]:
-    def main(argv: list[str]) -> None:
-        raise error
-
-    return main
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "text"),
-    [
-        (InputError("wrong\n  key"), EXIT_BAD_INPUT, "wrong key"),
-        (DivergedError("loss is nan"), EXIT_DIVERGED, "loss is nan"),
-        (StorageError("disk"), EXIT_IO_ERROR, "disk"),
-        (StoppedEarly("stopped"), EXIT_STOPPED_EARLY, "stopped"),
-        (CommandError("odd"), EXIT_BUG, "odd"),
-        (MemoryShortageError("of the GPU"), EXIT_BAD_INPUT, "of the GPU"),
-        (OutOfMemoryError("CUDA out of\nmemory."), EXIT_BAD_INPUT, "of memory: CUDA out of mem"),
-        (MemoryError(), EXIT_BAD_INPUT, "out of memory"),
-        (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-            EXIT_BAD_INPUT,
-            "out of memory: [enforce",
-        ),
-        (KeyboardInterrupt(), EXIT_STOPPED_EARLY, "interrupted"),
-        (OSError(28, "No space left on device", "x.bin"), EXIT_IO_ERROR, "no space left"),
-        (OSError(122, "Disk quota exceeded", "x.bin"), EXIT_IO_ERROR, "x.bin"),
-    ],
-)
-def test_foreseen_errors_are_one_line_with_their_exit_code(
-    error: BaseException,
-    code: int,
-    text: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    found, stderr = ending(raiser(error), capsys, monkeypatch)
-    assert found == code
-    assert stderr.startswith("train.py: ") and text in stderr
-    assert stderr.count("\n") == 1 and stderr.endswith("\n")
-
-
-def test_exit_codes_are_those_that_schedulers_know() -> None:
-    codes = (EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_IO_ERROR, EXIT_STOPPED_EARLY)
-    assert codes == (1, 2, 3, 74, 75)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("bug"), OSError(5, "Input/output error")])
-def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(type(error), match=str(error.args[-1])):
-        cli.run_command(raiser(error))
-
-
-def test_a_command_that_returns_ends_with_0(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert ending(lambda argv: None, capsys, monkeypatch) == (0, "")
-
-
-LONG_PATH = "/data" + "/a_long_name_of_a_folder" * 20 + "/config.json"
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        f"cannot read {LONG_PATH}: No such file or directory",
-        f"{LONG_PATH} holds samples of another checkpoint than {LONG_PATH}",
-        f"--checkpoint: no folder {'x' * 4000}",
-    ],
-)
-def test_a_line_with_long_paths_fits(
-    message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, line = ending(raiser(InputError(message)), capsys, monkeypatch)
-    assert code == EXIT_BAD_INPUT
-    assert len(line) <= 201  # with the end of line
-    assert "..." in line
-    for word in message.split(" "):
-        assert word in line or (word[:10] in line and word[-10:] in line), word
-
-
-def test_a_line_cannot_steer_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    error = InputError("no folder \x1b[2J\x07\udcff and\r\nmore")
-    _, line = ending(raiser(error), capsys, monkeypatch)
-    assert line == "train.py: no folder \ufffd[2J\ufffd\ufffd and more\n"
-
-
-def test_addresses_and_what_is_no_path_stay_whole() -> None:
-    address = "https://example.org/" + "x" * 300
-    assert cli.shorten_paths(f"get {address}") == f"get {address}"
-    words = "train.batch_size: 64 -> 32; " * 20
-    assert cli.shorten_paths(words) == words
-    assert cli.shorten_paths(f"cannot read {LONG_PATH[:100]}") == f"cannot read {LONG_PATH[:100]}"
-
-
-def test_of_several_processes_one_reports_wrong_input_and_each_its_own_failure(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong, diverged = raiser(InputError("wrong")), raiser(DivergedError("nan"))
-    assert ending(wrong, capsys, monkeypatch, "0") == (2, "train.py: wrong\n")
-    assert ending(wrong, capsys, monkeypatch, "1") == (2, "")
-    assert ending(diverged, capsys, monkeypatch, "1") == (3, "train.py [rank 1]: nan\n")
-    short = raiser(MemoryShortageError("full"))  # which one process may meet alone
-    assert ending(short, capsys, monkeypatch, "1") == (2, "train.py [rank 1]: full\n")
 
 
 # ---------------------------------------------------------------- real processes

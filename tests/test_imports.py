@@ -57,6 +57,7 @@ LIGHT = (
     "evaluation.exported_programs",
     "evaluation.extractor_files",
     "runs.find",
+    "data.paths",
     "runs.folder",
     "sampling.outputs",
     "system.errors",

@@ -1,13 +1,11 @@
-"""Command lines: flags, their help, and one-line errors with exit codes.
+"""Command lines: flags and their help.
 
 Flags are absl's, on a private `FlagValues`, so that the scripts can be imported side by side.
 Nothing here imports torch: `--help` and mistakes answer at once.
 """
 
-import os
-import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,33 +13,31 @@ from absl import flags
 
 from uvit_dia.config.fields import shown
 from uvit_dia.config.flag import config_help, take_overrides
+from uvit_dia.config.own_units import import_as_parent, import_modules
 from uvit_dia.config.schema import SAMPLERS, rule_of
-from uvit_dia.system.errors import (
-    EXIT_STOPPED_EARLY,
-    CommandError,
-    InputError,
-    MemoryShortageError,
-    StorageError,
-    nearest,
-)
+from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
+from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.files import expand_home, user_path
-from uvit_dia.system.memory import is_out_of_memory
+from uvit_dia.system.messages import clip
 
-MAX_LINE = 200  # characters of a message, where shorter paths can make it fit
-MIN_SHORTENED = 40  # characters of a path that are always left
-ELLIPSIS = "..."
 _RUNS_OWN = " (default: the run's config)"
 
 
 def new_flags() -> flags.FlagValues:
-    """Return an empty set of flags that knows --help."""
+    """Return a set of the flags that every command has."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    flags.DEFINE_list(
+        "import",
+        [],
+        "Modules with units of your own to import: code you trust.",
+        flag_values=values,
+    )
     return values
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
-    """Parse a command line, or print the help and exit.
+    """Parse a command line, or print the help and exit; import what the user said.
 
     Args:
         values: the defined flags.
@@ -49,7 +45,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         usage: the text above the list of flags.
 
     Raises:
-        InputError: for an unknown flag, a wrong value or a stray word.
+        InputError: for an unknown flag, a wrong value or a stray word, or a failed --import.
     """
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
@@ -59,15 +55,17 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         rest = values(take_overrides(values, words))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
-        raise InputError(f"unknown flag --{_clip(error.flagname, 80)}{hint}") from error
+        raise InputError(f"unknown flag --{clip(error.flagname, 80)}{hint}") from error
     except InputError:
         raise
     except (flags.Error, ValueError) as error:
-        raise InputError(_clip(error)) from error
+        raise InputError(clip(error)) from error
     if len(rest) > 1:
         raise InputError(
-            f"unexpected word {_clip(rest[1], 80)!r}; every argument is a flag, see --help"
+            f"unexpected word {clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
+    import_as_parent()
+    import_modules(values["import"].value or [])
 
 
 def _config_at_home(argv: Sequence[str]) -> list[str]:
@@ -90,12 +88,6 @@ def _flag_help(values: flags.FlagValues) -> str:
         text = flag.help if name == "help" else f"{flag.help}{default}"
         lines.append(textwrap.fill(f"  --{name:<24} {text}", 100, subsequent_indent=" " * 29))
     return "\n".join(lines)
-
-
-def _clip(message: object, length: int = 140) -> str:
-    """Put a message of others on one line that is not too long."""
-    text = " ".join(str(message).split())
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 @dataclass(frozen=True)
@@ -171,7 +163,7 @@ def sampling_arguments(values: flags.FlagValues) -> SamplingArguments:
     if sampler is not None and sampler not in SAMPLERS:
         hint = nearest(sampler, SAMPLERS)
         raise InputError(
-            f"--sampler {_clip(sampler, 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
+            f"--sampler {clip(sampler, 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
         )
     lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
     for name, low in lowest.items():
@@ -194,61 +186,3 @@ def sampling_arguments(values: flags.FlagValues) -> SamplingArguments:
         variance_type=values["variance_type"].value,
         clip_sample=values["clip_sample"].value,
     )
-
-
-def run_command(main: Callable[[list[str]], None]) -> None:
-    """Run a command's main function and exit: one line on stderr and its exit code for every foreseen error."""
-    try:
-        main(sys.argv)
-    except CommandError as error:
-        if isinstance(error, InputError) and not _is_first_process():
-            sys.exit(error.exit_code)  # wrong input is seen, and told, by all processes alike
-        _exit_with_line(" ".join(str(error).split()), error.exit_code)
-    except KeyboardInterrupt:
-        _exit_with_line("interrupted; the same command goes on where it can", EXIT_STOPPED_EARLY)
-    except OSError as error:
-        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
-            raise
-        _exit_with_line(
-            f"no space left while writing {error.filename or ''}", StorageError.exit_code
-        )
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        _exit_with_line(f"out of memory: {_clip(error)}", MemoryShortageError.exit_code)
-    sys.exit(0)
-
-
-def _exit_with_line(message: str, code: int) -> None:
-    place = "" if _is_first_process() else f" [rank {os.environ['RANK']}]"
-    line = shorten_paths(f"{_command_name()}{place}: {message}")
-    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
-    print(shown, file=sys.stderr, flush=True)  # a name of others must not steer the terminal
-    sys.exit(code)
-
-
-def _command_name() -> str:
-    script = Path(sys.argv[0])  # of python -m uvit_dia.sweep: .../uvit_dia/sweep/__main__.py
-    return f"{script.parent.name}.py" if script.stem == "__main__" else script.name
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def shorten_paths(line: str, length: int = MAX_LINE) -> str:
-    """Cut the middles out of the longest paths until a line fits, or no long path is left; addresses stay whole."""
-    words = line.split(" ")
-    paths = [
-        index
-        for index, word in enumerate(words)
-        if len(word) > MIN_SHORTENED and ("/" in word or len(word) > length) and "://" not in word
-    ]
-    for index in sorted(paths, key=lambda index: len(words[index]), reverse=True):
-        surplus = len(" ".join(words)) - length
-        if surplus <= 0:
-            break
-        word = words[index]
-        kept = max(MIN_SHORTENED, len(word) - surplus) - len(ELLIPSIS)
-        words[index] = word[: kept // 2] + ELLIPSIS + word[len(word) - (kept - kept // 2) :]
-    return " ".join(words)

@@ -15,50 +15,24 @@ Needs Inception's weights; get them once with eval_fid.py --download_weights.
 
 from ml_collections import ConfigDict
 
+from configs.sweeps.common import NO_UNIT, steps_held_constant, sweep_config
+
 
 def get_config() -> ConfigDict:
     """Return the complete sweep config."""
-    config = ConfigDict()
-    config.base = "configs/cifar10_uvit_dia.py"
-    config.baseline = "uvit"
-    config.variants = ConfigDict(
-        {
-            "uvit": {"model": {"attention": "none"}},
+    return sweep_config(
+        base="configs/cifar10_uvit_dia.py",
+        variants={
+            "uvit": NO_UNIT,
             "dia_lstm": {"model": {"attention": "dia_lstm"}},
             "dia_lstm_light": {"model": {"attention": "dia_lstm_light"}},
         },
-        sort_keys=False,
+        overrides={},
+        batch_sizes=(32, 64, 128, 256),
+        num_steps=500_000,
+        reference_batch_size=128,
+        held_constant=steps_held_constant(500_000, "2e-4", 2500),
+        evaluation={"num_images": 50_000, "num_steps": 50, "num_repeats": 3},
+        threads_per_cell=4,
+        slurm={"timeout_minutes": 1440, "gpus_per_run": 1, "cpus_per_run": 4},
     )
-    config.overrides = ConfigDict()
-    config.batch_sizes = (32, 64, 128, 256)
-    config.seeds = (0, 1, 2)
-    config.budget = "steps"
-    config.budget_amount = 500_000
-    config.lr_rule = "constant"
-    config.reference_batch_size = 128
-    config.ema_rule = "base"
-    config.ema_halflife_images = 0
-    config.eval = ConfigDict(
-        {
-            "num_images": 50_000,
-            "sampler": "dpmpp_2m",
-            "num_steps": 50,
-            "seed": 0,
-            "num_repeats": 3,
-            "extractor": "",
-            "weights": "",
-        }
-    )
-    config.num_processes = 1
-    config.threads_per_cell = 4
-    config.seconds_per_image = 0.0  # not measured yet
-    config.seconds_per_step = 0.0
-    config.seconds_per_cell = 0.0
-    config.held_constant = (
-        "Steps (500,000) and learning rate (2e-4 after a warm-up of 2,500 steps) are the same for every batch size, as "
-        "in the paper's Fig. 8; a smaller batch therefore sees fewer images. The EMA is the same function of the step."
-    )
-    config.slurm = ConfigDict(
-        {"partition": "", "timeout_minutes": 1440, "gpus_per_run": 1, "cpus_per_run": 4}
-    )
-    return config

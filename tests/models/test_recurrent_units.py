@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from uvit_dia.config.units import DEFAULT_OPTIONS
 from uvit_dia.models.units import recurrent_cells
 from uvit_dia.models.units.recurrent import RecurrentUnit
 from uvit_dia.models.units.recurrent_cells import (
@@ -20,7 +21,7 @@ from uvit_dia.models.units.recurrent_cells import (
     LSTMCell,
     RecurrentCell,
 )
-from uvit_dia.models.units.registry import DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.models.units.registry import make_attention_unit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dia_lstm_r4.safetensors"
 N = 12
@@ -517,7 +518,10 @@ def test_dropout_stands_between_an_h_and_the_next_cell(
         (lambda: DIALSTMCell(8, 16), "divide the 8 channels, got 16"),
         (lambda: DIALSTMLightCell(8, -2), "at least 1 and divide the 8 channels, got -2"),
         (lambda: make_unit(pool="max"), "pool must be one of all, patches, got 'max'"),
-        (lambda: make_unit(gate_init="one"), "gate_init must be one of paper, identity, got 'one'"),
+        (
+            lambda: make_unit(gate_init="one"),
+            "gate_init must be one of paper, identity, rescaled, got 'one'",
+        ),
         (
             lambda: make_unit(gate_init="identity", activation="relu"),
             "gate_init='identity' needs activation sigmoid or tanh",

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
-from uvit_dia.plots.style import LOOKS, png_bytes
+from uvit_dia.plots.style import png_bytes
 from uvit_dia.report import __main__ as report
 from uvit_dia.report.__main__ import write_report
 from uvit_dia.report.figure_columns import metric_figure, noise_figure
@@ -211,9 +212,10 @@ def test_poor_sweeps_have_a_report_too(tmp_path: Path, case: str) -> None:
 # ------------------------------------------------------------------ the command
 
 
-def run_report(*arguments: str) -> subprocess.CompletedProcess:
+def run_report(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "uvit_dia.report", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def test_command_writes_where_it_is_told(tmp_path: Path) -> None:
@@ -287,6 +289,29 @@ def test_the_same_sweep_gives_the_same_files(full: Path, tmp_path: Path) -> None
         assert (tmp_path / "again" / name).read_bytes() == path.read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("module://matplotlib_inline.backend_inline", "text.usetex: True\naxes.titleweight: bold"),
+        ("no_such_backend", "backend: tkagg\nlines.markersize: 20\nfigure.subplot.left: 0.3"),
+    ],
+    ids=["notebook", "no display"],
+)
+def test_neither_matplotlibrc_nor_backend_changes_a_figure(
+    tmp_path: Path, backend: str, settings: str
+) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1), previews=True)
+    write_report(tmp_path, tmp_path / "plain")
+    (tmp_path / "matplotlibrc").write_text(settings)
+    environment = {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    done = run_report(str(tmp_path), **environment)
+    assert done.returncode == 0, done.stderr
+    plain = sorted((tmp_path / "plain" / "figures").iterdir())
+    assert len(plain) == 2 * len(FIGURES)
+    for path in plain:
+        assert (tmp_path / "report" / "figures" / path.name).read_bytes() == path.read_bytes()
+
+
 # ------------------------------------------------------------------ figures
 
 
@@ -318,11 +343,6 @@ def test_floor_far_below_stands_under_a_break(tmp_path: Path) -> None:
     upper, lower = figure.axes
     assert upper.get_ylim()[0] > 1.5
     assert lower.get_ylim()[0] < 0.3 < lower.get_ylim()[1]
-
-
-def test_variants_differ_in_colour_marker_line_and_hatch() -> None:
-    for attribute in ("colour", "marker", "line", "hatch"):
-        assert len({str(getattr(one, attribute)) for one in LOOKS}) == len(LOOKS), attribute
 
 
 def test_looks_are_told_apart_in_grey_by_their_shapes(full: Path) -> None:

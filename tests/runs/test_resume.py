@@ -33,8 +33,7 @@ from tests.support.runs import (
     train_arguments,
     tree,
 )
-from uvit_dia.cli import shorten_paths
-from uvit_dia.models.uvit import ATTENTION_NAMES
+from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -43,6 +42,7 @@ from uvit_dia.system.errors import (
     EXIT_OK,
     EXIT_STOPPED_EARLY,
 )
+from uvit_dia.system.messages import shorten_paths
 from uvit_dia.system.signals import SAME_REQUEST_SECONDS
 from uvit_dia.training import trainer
 

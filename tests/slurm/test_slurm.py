@@ -5,8 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.sweeps import (
     read,
     start_sweep,
     states,
+    until,
     write_sweep,
 )
 from uvit_dia.sweep.cells import SCRIPTS
@@ -50,14 +50,6 @@ def slurm() -> Iterator[None]:
         shutil.rmtree(folder)
 
 
-def until(happens: Callable[[], object], seconds: float = 120) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.1)
-
-
 def has_logged(workdir: Path, num_lines: int) -> bool:
     """Say whether both cells of a sweep have logged so many lines."""
     logs = list(workdir.glob("cells/*/metrics.jsonl"))
@@ -87,12 +79,12 @@ def test_requeued_runs_equal_local_ones_bit_for_bit(tmp_path: Path) -> None:
     assert local.exit_code == 0, local.stderr
     workdir = tmp_path / "slurm"
     child = start_sweep(config, workdir, "--cluster=slurm", scripts=SCRIPTS)
-    until(lambda: has_logged(workdir, 10))
+    until(lambda: has_logged(workdir, 10), 120)
     jobs = jobs_of(workdir)
     assert sorted(jobs) == ["dia_lstm-b0008-s0", "uvit-b0008-s0"]
     subprocess.run(["scancel", "--signal=USR2", jobs["uvit-b0008-s0"]], check=True)
     subprocess.run(["scontrol", "requeue", jobs["dia_lstm-b0008-s0"]], check=True)
-    until(lambda: set(states(workdir).values()) == {"preempted"})
+    until(lambda: set(states(workdir).values()) == {"preempted"}, 120)
     for path in cells(workdir).values():
         found = read(path / "status.json")
         assert found["state"] == "preempted"
@@ -116,7 +108,7 @@ def test_failures_divergences_and_their_neighbours(tmp_path: Path) -> None:
 def test_interrupt_takes_the_jobs_out_of_the_queue_with_their_state_saved(tmp_path: Path) -> None:
     config, workdir = pair(tmp_path, 20, seeds=(0, 1)), tmp_path / "w"
     child = start_sweep(config, workdir, "--cluster=slurm", **SLOW_STEPS)
-    until(lambda: has_logged(workdir, 3))
+    until(lambda: has_logged(workdir, 3), 120)
     assert len(queued()) == 4  # two of them wait for a CPU
     child.send(signal.SIGINT)
     assert child.wait().exit_code == EXIT_STOPPED_EARLY
@@ -132,7 +124,7 @@ def test_interrupt_takes_the_jobs_out_of_the_queue_with_their_state_saved(tmp_pa
 def test_jobs_of_a_killed_sweep_are_waited_for_and_not_queued_twice(tmp_path: Path) -> None:
     config, workdir = pair(tmp_path, 20), tmp_path / "w"
     child = start_sweep(config, workdir, "--cluster=slurm", **SLOW_STEPS)
-    until(lambda: has_logged(workdir, 3))
+    until(lambda: has_logged(workdir, 3), 120)
     jobs = jobs_of(workdir)
     child.send(signal.SIGKILL)
     child.wait()

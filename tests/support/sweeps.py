@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from uvit_dia.sweep.__main__ import main
 ROOT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(__file__).resolve().parent / "stand_ins"
 TIMES = ("time", "train_seconds", "eval_seconds", "seconds", "images_per_second", "data_seconds")
-PLACES = ("host", "process", "versions")
+PLACES = ("host", "process", "attempts", "versions")
 
 SWEEP: dict[str, Any] = {
     "base": str(ROOT / "configs" / "digits_uvit_dia.py"),
@@ -84,6 +85,23 @@ def start_sweep(
     """Start the command in a process that leads a group of its own, as a shell would start it."""
     arguments = [f"--config={config}", f"--workdir={workdir}", *flags]
     return Child(_command, arguments, scripts, environment=environment)
+
+
+def start_cell(
+    workdir: Path, name: str, *, base: str | None = SWEEP["base"], **environment: str
+) -> Child:
+    """Start the command that works on one cell."""
+    given = [] if base is None else [f"--base={base}"]
+    words = ["cell", str(workdir), name, f"--scripts={STAND_INS}", *given]
+    return Child(_command, words, STAND_INS, environment=environment)
+
+
+def until(happens: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
 
 
 def _command(arguments: list[str], scripts: Path) -> None:

@@ -239,4 +239,4 @@ def test_a_failed_import_of_submitit_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    assert "uvit_dia[sweep]" in refusal(write_sweep(tmp_path), tmp_path / "w")
+    assert "uvit_dia[sweep]" in refusal(write_sweep(tmp_path), tmp_path / "w", "--cluster=slurm")

@@ -75,7 +75,7 @@ def test_ten_kills_give_the_same_bytes_and_so_do_the_printed_commands(
     by_hand = tmp_path / "by_hand"
     command = [sys.executable, "-m", "uvit_dia.sweep", f"--config={config}"]
     plan = subprocess.run(
-        [*command, f"--workdir={by_hand}", "--dry_run"],
+        [*command, f"--workdir={by_hand}", "--dry_run", "--commands"],
         cwd=ROOT,
         capture_output=True,
         text=True,

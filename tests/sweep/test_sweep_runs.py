@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,24 +24,17 @@ from tests.support.sweeps import (
     start_sweep,
     states,
     sweep,
+    until,
     working_on,
     write_sweep,
 )
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.sweep.__main__ import _parse, _read_config
-from uvit_dia.sweep.run import CellsFailed
+from uvit_dia.sweep.launch import CellsFailed
 from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_STOPPED_EARLY, InputError
 
 SLOW_STEPS = {"STAND_IN_STEP_SECONDS": "0.06"}
 SLOWER_STEPS = {"STAND_IN_STEP_SECONDS": "0.3"}  # 6 s a cell: none is done before the other begins
-
-
-def until(happens: Callable[[], object], seconds: float = 60) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.02)
 
 
 def logged_by_cell(workdir: Path) -> dict[str, int]:
@@ -94,7 +86,7 @@ def test_what_is_printed_is_what_is_run(
     finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir, config = finished
-    sweep(config, workdir, "--dry_run")
+    sweep(config, workdir, "--dry_run", "--commands")
     shown = capsys.readouterr().out.splitlines()
     printed = [shlex.split(line) for line in shown if "_NUM_THREADS=" in line]
     assert {tuple(words[:2]) for words in printed} == {("OMP_NUM_THREADS=1", "MKL_NUM_THREADS=1")}
@@ -254,15 +246,15 @@ def test_an_interrupted_cell_resumes_where_it_was(
     assert collected(workdir) == collected(finished[0])
 
 
-@pytest.mark.parametrize("whose", ["everything", "sweep", "controller", "job", "train"])
+@pytest.mark.parametrize("whose", ["everything", "sweep", "cell", "train"])
 def test_kill_of_anything(whose: str, finished: tuple[Path, Path], tmp_path: Path) -> None:
     workdir = tmp_path / "w"
     child = start_sweep(finished[1], workdir, "--max_parallel=2", **SLOW_STEPS)
     until(lambda: num_logged(workdir) > 3)
     named = {" ".join(p.cmdline()): p for p in family(child.pid) if p.pid != child.pid}
-    words = {"controller": "submitit.local", "job": "submitit.core", "train": "train.py"}
+    words = {"cell": "uvit_dia.sweep cell", "train": "train.py"}
     if whose == "everything":
-        assert kill_all(child.pid) == 7  # itself; controller, job and training of two cells
+        assert kill_all(child.pid) == 5  # itself; of two cells their process and their training
     elif whose == "sweep":
         child.send(signal.SIGKILL)
     else:

@@ -36,6 +36,10 @@ RESUMABLE_CHANGES = (
 )
 
 
+# What may be "auto", and then follows the device.
+AUTO_KEYS = ("train.mixed_precision", "train.compile")
+
+
 class HasValues(Protocol):
     """A `Config`, one of its groups, or a ConfigDict."""
 
@@ -131,7 +135,8 @@ def forbidden_changes(saved: Config, wanted: Config) -> list[str]:
     """List what differs between a run's config and the one it is resumed with, and may not.
 
     The number of steps may change only under a constant learning rate: a cosine would bend
-    elsewhere.
+    elsewhere. What "auto" stands for is known only where it is computed: a run records it, and
+    is compared with that when it is resumed.
 
     Returns:
         Lines such as "train.batch_size: 64 -> 32".
@@ -143,7 +148,9 @@ def forbidden_changes(saved: Config, wanted: Config) -> list[str]:
     return [
         f"{key}: {old[key]!r} -> {new[key]!r}"
         for key in old
-        if old[key] != new[key] and not key.startswith(allowed)
+        if old[key] != new[key]
+        and not key.startswith(allowed)
+        and not (key in AUTO_KEYS and "auto" in (old[key], new[key]))
     ]
 
 

@@ -137,10 +137,14 @@ class Comparison:
         return ALPHA / max(1, self.num_tests)
 
 
-def compare_variants(results: SweepResults) -> list[Comparison]:
+def compare_variants(results: SweepResults, column: str = "value") -> list[Comparison]:
     """Compare every variant with the baseline (the first variant) at every batch size.
 
     All comparisons are one family: the chance of any false finding among them is at most 0.05.
+
+    Args:
+        results: the sweep.
+        column: of its table.
 
     Returns:
         By variant in the sweep's order, then batch size.
@@ -150,8 +154,8 @@ def compare_variants(results: SweepResults) -> list[Comparison]:
         [
             compare(
                 size,
-                (variant, results.by_seed("value", variant, size)),
-                (baseline, results.by_seed("value", baseline, size)),
+                (variant, results.by_seed(column, variant, size)),
+                (baseline, results.by_seed(column, baseline, size)),
                 planned=[len(results.rows(v, size)) for v in (variant, baseline)],
                 diverged=[results.count("diverged", v, size) for v in (variant, baseline)],
             )

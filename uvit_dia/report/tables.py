@@ -1,7 +1,7 @@
 """The tables of a sweep's report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -172,16 +172,20 @@ def settings_block(results: SweepResults) -> list[Block]:
         ("SHA-256 of the reference images", str(settings["reference_sha256"])),
         ("sampled images (N)", str(settings["num_images"])),
         ("sampler", f"{settings['sampler']}, {settings['num_steps']} steps"),
-        ("network evaluations an image (NFE)", joined(counts["nfe"])),
+        ("network evaluations an image (NFE)", _listed(counts["nfe"])),
         ("weights", "averaged (EMA)" if settings["weights"] == "ema" else str(settings["weights"])),
-        ("sample seeds a run", joined(plural(n, "seed") for n in counts["num_sample_seeds"])),
-        ("floor: real against real images", joined(_floors(results))),
+        ("sample seeds a run", _listed(plural(n, "seed") for n in counts["num_sample_seeds"])),
+        ("floor: real against real images", _listed(_floors(results))),
         *_gaussian_mark(results),
     ]
     return [
         Heading("How the metric was measured"),
         Table(words("tables", "settings"), ("setting", "value"), rows, labels=2),
     ]
+
+
+def _listed(values: Iterable[object]) -> str:
+    return joined(list(values) or ["not recorded"])
 
 
 def _floors(results: SweepResults) -> list[str]:

@@ -98,14 +98,30 @@ class RunFolder:
         Raises:
             InputError: with a key-by-key list, if what a run is would change.
         """
+        saved = self.read_config()
+        changes = [] if saved is None else forbidden_changes(saved, config)
+        if changes:
+            raise InputError(
+                f"{self.path} holds a run with another config ({'; '.join(changes)}); "
+                "choose another --workdir"
+            )
+
+    def read_config(self) -> Config | None:
+        """Return the config of the run that lies here, or None where there is none.
+
+        Raises:
+            InputError: if it is damaged.
+        """
         path = self.path / "config.json"
-        if path.exists():
-            changes = forbidden_changes(read_config_json(path), config)
-            if changes:
-                raise InputError(
-                    f"{self.path} holds a run with another config ({'; '.join(changes)}); choose "
-                    "another --workdir"
-                )
+        return read_config_json(path) if path.exists() else None
+
+    def read_env(self) -> dict[str, object]:
+        """Return `env.json` of the latest start; empty where there is none, or it is damaged."""
+        try:
+            found = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def write_config(self, config: Config) -> None:
         """Write `config.json`: what the run is from here on."""

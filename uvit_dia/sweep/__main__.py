@@ -2,9 +2,12 @@
 
     python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/sweep --max_parallel 2
 
-The same command again goes on with an interrupted sweep: finished cells are skipped, broken ones resume, diverged ones
-are results. --dry_run shows the runs, their cost and their commands; --status shows how far they are. Exit codes: 0 all
-cells have a result, 1 some cells failed, 2 wrong input, 75 stopped early with all state saved.
+    python -m uvit_dia.sweep cell runs/sweep NAME
+
+Run the same command again to resume an interrupted sweep: finished cells are skipped, broken ones resume, diverged ones
+are results. --dry_run shows the runs and their cost, with --commands also their commands; --status shows how far they
+are. The second command works on one cell alone. Exit codes: 0 all cells have a result, 1 some cells failed, 2 wrong
+input, 75 stopped early with all state saved.
 """
 
 import sys
@@ -16,9 +19,11 @@ from ml_collections import ConfigDict
 
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, load_config, overridden_keys
+from uvit_dia.sweep import cell_command
 from uvit_dia.sweep.cells import SCRIPTS, pasteable
-from uvit_dia.sweep.config import Sweep, make_sweep, sweep_rule_of
-from uvit_dia.sweep.folder import FINAL_STATES, compare
+from uvit_dia.sweep.config import Sweep, make_sweep
+from uvit_dia.sweep.folder import FINAL_STATES, make_plan
+from uvit_dia.sweep.schema import sweep_rule_of
 from uvit_dia.sweep.status import plan_table, read_status, status_table
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import user_path
@@ -34,6 +39,7 @@ WHAT_IS_HELD = (  # keys of a sweep config that `held_constant` puts in words
 CLUSTERS = ("local", "slurm")
 WATCH_SECONDS = 2.0
 WATCHED_TO_THE_END = (*FINAL_STATES, "failed")
+MORE_ON_A_PLAN = "(--commands shows the command lines of each run)"
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
@@ -44,6 +50,9 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
         argv: the command line, program name first.
         scripts: the folder of train.py and eval_fid.py.
     """
+    if argv[1:2] == ["cell"]:
+        cell_command.main(argv)
+        return
     values = _parse(argv)
     if not values["workdir"].value:
         raise InputError("--workdir is missing; for example --workdir runs/sweep")
@@ -63,9 +72,10 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
             )
     config, path = _read_config(values)
     sweep = make_sweep(config, path, scripts)
-    compare(workdir, sweep)
+    make_plan(sweep, workdir)  # refuses a folder of another sweep
     if values["dry_run"].value:
-        show_plan(sweep, workdir, max_parallel or (1 if cluster == "local" else len(sweep.cells)))
+        print(plan_table(sweep, max_parallel or (1 if cluster == "local" else len(sweep.cells))))
+        print(commands(sweep, workdir) if values["commands"].value else MORE_ON_A_PLAN)
         return
 
     from uvit_dia.sweep.run import run_sweep
@@ -74,6 +84,8 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
+    if str(SCRIPTS) not in sys.path:
+        sys.path.append(str(SCRIPTS))  # the project's configs import one another
     values = cli.new_flags()
     define_config_flag(values, sweep_rule_of, group=None)
     flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=values)
@@ -86,6 +98,9 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     )
     flags.DEFINE_bool(
         "dry_run", False, "Show the runs and their cost, write nothing.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "commands", False, "With --dry_run: show the commands of each run too.", flag_values=values
     )
     flags.DEFINE_bool("status", False, "Show what has become of the cells.", flag_values=values)
     flags.DEFINE_bool("watch", False, "Show it again and again.", flag_values=values)
@@ -109,17 +124,15 @@ def _read_config(values: flags.FlagValues) -> tuple[ConfigDict, Path]:
 # ---------------------------------------------------------------- looking
 
 
-def show_plan(sweep: Sweep, workdir: Path, max_parallel: int) -> None:
-    """Print the runs of a sweep, their commands, and what they will cost."""
-    print("Each cell can be started by hand, from this folder:")
+def commands(sweep: Sweep, workdir: Path) -> str:
+    """Return the command lines of all runs of a sweep, which can be started by hand."""
+    lines = ["", "Each run can be started by hand, from this folder:"]
     environment = sweep.launch.environment()
     for cell in sweep.cells:
         train = cell.train_command(sweep.launch, workdir)
-        evaluate = cell.eval_command(sweep.launch, workdir, sweep.evaluation)
-        print(pasteable(train, environment))
-        print(pasteable(evaluate, environment))
-    print()
-    print(plan_table(sweep, max_parallel))
+        evaluate = cell.eval_command(sweep.launch, workdir, sweep.config.eval)
+        lines += [pasteable(train, environment), pasteable(evaluate, environment)]
+    return "\n".join(lines)
 
 
 def show_status(workdir: Path, *, is_watched: bool) -> None:

@@ -6,36 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from uvit_dia.sweep.schema import Evaluation
+
 CELLS_FOLDER = "cells"
 SCRIPTS = Path(__file__).resolve().parents[2]  # where train.py and eval_fid.py lie
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How every cell is evaluated.
-
-    Attributes:
-        num_images: samples a seed.
-        sampler: its name.
-        num_steps: its steps.
-        seed: the first seed of the samples.
-        num_repeats: how many seeds, from the first on, are measured one by one.
-        extractor: name of the feature extractor; "" for that of the base config.
-        weights: path of the Inception weights; "" for that of the base config, or torch-fidelity's place.
-    """
-
-    num_images: int
-    sampler: str
-    num_steps: int
-    seed: int
-    num_repeats: int
-    extractor: str
-    weights: str
-
-    @property
-    def seeds(self) -> range:
-        """The seeds of the samples."""
-        return range(self.seed, self.seed + self.num_repeats)
 
 
 @dataclass(frozen=True)
@@ -96,6 +70,12 @@ class Cell:
         """Return the run's folder in the sweep's."""
         return workdir / CELLS_FOLDER / self.name
 
+    def work_command(self, launch: Launch, workdir: Path) -> list[str]:
+        """Return the command line that trains and evaluates the run as far as that is not done."""
+        place = [] if launch.scripts == SCRIPTS else ["--scripts", str(launch.scripts)]
+        flags = ["--base", launch.base, *place]
+        return [sys.executable, "-m", "uvit_dia.sweep", "cell", str(workdir), self.name, *flags]
+
     def config_flags(self, base: str) -> list[str]:
         """Return the flags that make the run's config out of the base config."""
         changes = [f"--config.{key}={flag_text(value)}" for key, value in self.overrides.items()]
@@ -154,3 +134,9 @@ def pasteable(command: list[str], environment: dict[str, str]) -> str:
 
 def _is_below_here(path: str) -> bool:
     return Path(path).is_relative_to(Path.cwd())
+
+
+def import_path() -> dict[str, str]:
+    """Return the environment variable that lets processes import this package, wherever they are started."""
+    paths = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}

@@ -85,6 +85,15 @@ def evaluations_of(plan: SweepPlan, files: CellFiles, weights_sha256: str) -> di
     }
 
 
+def has_result(plan: SweepPlan, files: CellFiles) -> bool:
+    """Say whether the launcher recorded a result for a cell, whose evaluations are still there."""
+    told = files.told
+    if told.get("state") == "done":
+        found = evaluations_of(plan, files, str(told.get("weights_sha256")))
+        return found.keys() >= set(plan.sample_seeds)
+    return told.get("state") == "diverged"
+
+
 def evaluation_problem(plan: SweepPlan, files: CellFiles, line: Record) -> str | None:
     """Return why an evaluation is not what the sweep asks of a cell, or None."""
     cell = files.cell

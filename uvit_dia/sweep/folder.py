@@ -1,11 +1,11 @@
-"""The folder of a sweep: what it is, and what has become of each of its runs.
+"""The folder of a sweep, as its launcher writes it.
 
 ::
 
-    sweep.json             the resolved sweep, its runs and its hash; another sweep is refused
+    sweep.json             the plan (`plan.py`): the resolved sweep, its runs and its hash; another sweep is refused
     cells/NAME/            a run's folder, as train.py and eval_fid.py leave it
     cells/NAME/cell.json   what became of the cell, as the launcher knows it; replaced in one step
-    cells/NAME/logs/       stdout and stderr of train.py and eval_fid.py
+    cells/NAME/logs/       what train.py, eval_fid.py and the process that works on the cell wrote
 """
 
 import hashlib
@@ -15,17 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from uvit_dia.config.files import flatten, forbidden_changes, read_config_json, to_plain
-from uvit_dia.sweep.cells import CELLS_FOLDER
 from uvit_dia.sweep.config import Sweep
+from uvit_dia.sweep.plan import FORMAT, SweepPlan, read_plan
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_json
 from uvit_dia.system.locks import ProcessLock
+from uvit_dia.system.records import Record, read_json
 
-FORMAT = 1
 CELL_STATES = ("waiting", "running", "preempted", "done", "diverged", "failed")
 FINAL_STATES = ("done", "diverged")  # results; a failed cell is tried again by the next start
 CELL_LOCK = ".cell-lock"  # held by whoever works on a cell
-MAX_JSON_BYTES = 2**26
 
 # What may differ when a sweep goes on: where things lie, what it is said to be, and how it is launched.
 FREE_KEYS = (
@@ -39,15 +38,33 @@ FREE_KEYS = (
 FREE_RUN_KEYS = ("data.path", "data.on_device", "train.tracker", "eval.weights")
 
 
-def describe(sweep: Sweep) -> dict:
-    """Return the content of `sweep.json`: the resolved sweep as plain JSON, with the hash of what makes its results."""
-    return {
-        "format": FORMAT,
-        "hash": sweep_hash(sweep),
-        "config": to_plain(sweep.config),
-        "base_config": sweep.base_config,
-        "cells": [asdict(cell) for cell in sweep.cells],
-    }
+def make_plan(sweep: Sweep, workdir: Path) -> SweepPlan:
+    """Return the plan of a sweep in a folder, with the extractors that were recorded there.
+
+    Raises:
+        InputError: if the folder holds another sweep, or runs of other configs; the message names what differs.
+    """
+    saved = read_plan(workdir) if (workdir / "sweep.json").exists() else None
+    plan = SweepPlan(
+        folder=workdir,
+        config=to_plain(sweep.config),
+        base_config=sweep.base_config,
+        sha256=sweep_hash(sweep),
+        extractors={} if saved is None else saved.extractors,
+        run_order=sweep.cells,
+    )
+    if saved is not None and saved.sha256 != plan.sha256:
+        difference = _difference(saved, plan)
+        raise InputError(f"{workdir} holds another sweep ({difference}); choose another --workdir")
+    for cell in sweep.cells:
+        path = cell.folder(workdir) / "config.json"
+        if path.exists():
+            changes = forbidden_changes(read_config_json(path), sweep.configs[cell.name])
+            if changes:
+                raise InputError(
+                    f"{path.parent} holds a run with another config ({'; '.join(changes)})"
+                )
+    return plan
 
 
 def sweep_hash(sweep: Sweep) -> str:
@@ -67,56 +84,11 @@ def sweep_hash(sweep: Sweep) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_sweep_json(workdir: Path) -> dict | None:
-    """Read the `sweep.json` of a folder; None where there is none.
-
-    Raises:
-        InputError: if it is damaged, or of another format.
-    """
-    path = workdir / "sweep.json"
-    if not path.exists():
-        return None
-    content = read_json(path)
-    cells = None if content is None else content.get("cells")
-    if (
-        content is None
-        or not isinstance(cells, list)
-        or not isinstance(content.get("config"), dict)
-    ):
-        raise InputError(f"{path} is damaged; move the folder away, or choose another --workdir")
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {content.get('format')!r:.40}; this version reads {FORMAT}"
-        )
-    return content
-
-
-def compare(workdir: Path, sweep: Sweep) -> None:
-    """Compare a sweep with the one that lies in a folder, if there is one, and its runs with those there.
-
-    Raises:
-        InputError: naming what differs.
-    """
-    saved = read_sweep_json(workdir)
-    if saved is not None and saved.get("hash") != sweep_hash(sweep):
-        raise InputError(
-            f"{workdir} holds another sweep ({_difference(saved, sweep)}); choose another --workdir"
-        )
-    for cell in sweep.cells:
-        path = cell.folder(workdir) / "config.json"
-        if path.exists():
-            changes = forbidden_changes(read_config_json(path), sweep.configs[cell.name])
-            if changes:
-                raise InputError(
-                    f"{path.parent} holds a run with another config ({'; '.join(changes)})"
-                )
-
-
-def _difference(saved: dict, sweep: Sweep) -> str:
+def _difference(saved: SweepPlan, plan: SweepPlan) -> str:
     """Say in a few words what differs between the saved sweep and this one."""
     for label, old_tree, new_tree, free in (
-        ("", saved["config"], to_plain(sweep.config), FREE_KEYS),
-        ("base config ", saved.get("base_config", {}), sweep.base_config, FREE_RUN_KEYS),
+        ("", saved.config, plan.config, FREE_KEYS),
+        ("base config ", saved.base_config, plan.base_config, FREE_RUN_KEYS),
     ):
         old, new = flatten(old_tree), flatten(new_tree)
         for key in sorted(old.keys() | new.keys()):
@@ -125,30 +97,25 @@ def _difference(saved: dict, sweep: Sweep) -> str:
     return "made by another version of this package"
 
 
-def write_sweep_json(workdir: Path, sweep: Sweep) -> None:
+def write_plan(plan: SweepPlan) -> None:
     """Write `sweep.json`, unless it says the same already."""
-    path, content = workdir / "sweep.json", describe(sweep)
-    if read_json(path) != json.loads(json.dumps(content)):
+    path = plan.folder / "sweep.json"
+    content = {
+        "format": FORMAT,
+        "hash": plan.sha256,
+        "config": plan.config,
+        "base_config": plan.base_config,
+        "extractors": plan.extractors,
+        "cells": [asdict(cell) for cell in plan.run_order],
+    }
+    if read_json(path).values != json.loads(json.dumps(content)):
         write_json(path, content)
 
 
-def read_json(path: Path) -> dict | None:
-    """Read a JSON object as data; None if it is missing, damaged or no object."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            return None
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def read_cell_json(folder: Path) -> dict:
+def read_told(folder: Path) -> Record:
     """Read the `cell.json` of a run's folder; a cell without one is waiting."""
-    found = read_json(folder / "cell.json")
-    if found is None or found.get("state") not in CELL_STATES:
-        return {"state": "waiting"}
-    return found
+    found = read_json(folder / "cell.json").values
+    return found if found.get("state") in CELL_STATES else {"state": "waiting"}
 
 
 def write_cell_json(folder: Path, state: str, **facts: object) -> None:
@@ -162,16 +129,3 @@ def write_cell_json(folder: Path, state: str, **facts: object) -> None:
 def is_held(lock: Path) -> bool:
     """Say whether a process of this machine holds a lock file; nothing is created."""
     return ProcessLock(lock).is_held()
-
-
-def cell_folders(workdir: Path, content: dict) -> dict[str, Path]:
-    """Return the folders of a read `sweep.json`'s cells by name.
-
-    Raises:
-        InputError: if a name would lead out of the sweep's folder.
-    """
-    names = [cell.get("name") if isinstance(cell, dict) else None for cell in content["cells"]]
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise InputError(f"{workdir / 'sweep.json'}: {name!r:.60} is no name of a cell")
-    return {str(name): workdir / CELLS_FOLDER / str(name) for name in names}

@@ -2,15 +2,14 @@
 
 from itertools import product
 
-from ml_collections import ConfigDict
-
 from uvit_dia.config.files import flatten
 from uvit_dia.config.schema import Config
 from uvit_dia.sweep.cells import Cell
+from uvit_dia.sweep.schema import SweepConfig
 from uvit_dia.system.errors import InputError
 
 
-def expand(config: ConfigDict, base_config: Config) -> tuple[Cell, ...]:
+def expand(config: SweepConfig, base_config: Config) -> tuple[Cell, ...]:
     """Return the runs of a checked sweep config: seeds outermost, then batch sizes, then variants, baseline first."""
     others = [name for name in config.variants if name != config.baseline]
     variants = [config.baseline, *others]
@@ -21,9 +20,9 @@ def expand(config: ConfigDict, base_config: Config) -> tuple[Cell, ...]:
 
 
 def _make_cell(
-    config: ConfigDict, base_config: Config, variant: str, batch_size: int, seed: int
+    config: SweepConfig, base_config: Config, variant: str, batch_size: int, seed: int
 ) -> Cell:
-    changes = flatten(config.overrides.to_dict()) | flatten(config.variants[variant].to_dict())
+    changes = flatten(config.overrides) | flatten(config.variants[variant])
     base_rate = changes.pop("optimizer.learning_rate", base_config.optimizer.learning_rate)
     if isinstance(base_rate, bool) or not isinstance(base_rate, int | float):
         raise InputError(f"variants.{variant}: optimizer.learning_rate = {base_rate!r:.60}")

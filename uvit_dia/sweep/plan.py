@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uvit_dia.sweep.cells import Cell
-from uvit_dia.system.errors import InputError
+from uvit_dia.sweep.schema import SweepConfig, make_sweep_config
+from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.records import Record, number, read_json
 
 FORMAT = 1  # of sweep.json
@@ -52,6 +53,31 @@ class SweepPlan:
                 ),
             )
         )
+
+    def checked_config(self) -> SweepConfig:
+        """Return the sweep config with all checks of one that is read from a file.
+
+        Raises:
+            InputError: naming the first wrong key, what was found and what is allowed.
+        """
+        origin = str(self.folder / "sweep.json")
+        try:
+            return make_sweep_config(self.config, origin)
+        except InputError as error:
+            message = str(error)
+            raise InputError(message if origin in message else f"{origin}: {message}") from error
+
+    def cell(self, name: str) -> Cell:
+        """Return a run by its name.
+
+        Raises:
+            InputError: if there is none of this name.
+        """
+        by_name = {cell.name: cell for cell in self.run_order}
+        if name not in by_name:
+            hint = nearest(name, by_name)
+            raise InputError(f"{self.folder} has no cell {name!r:.80}{hint}")
+        return by_name[name]
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.schedulers import make_scheduler
-from uvit_dia.sweep.cells import Cell, Evaluation
+from uvit_dia.sweep.cells import Cell
 from uvit_dia.sweep.config import Sweep
+from uvit_dia.sweep.schema import Evaluation
 from uvit_dia.system.errors import InputError, StorageError
 from uvit_dia.system.notices import warn
 
@@ -85,7 +86,7 @@ def check_machine(
     for cell in cells:
         config = sweep.configs[cell.name]
         try:
-            extractors[cell.name], num_weights = _check_cell(config, sweep.evaluation, memory)
+            extractors[cell.name], num_weights = _check_cell(config, sweep.config.eval, memory)
         except InputError as error:
             raise InputError(f"cell {cell.name} cannot start: {error}") from error
         bytes_needed += (config.train.keep_checkpoints + 1) * num_weights * BYTES_A_WEIGHT

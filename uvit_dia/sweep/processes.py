@@ -7,21 +7,50 @@ session of its own, where neither Ctrl-C nor Slurm's signals to the processes of
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from uvit_dia.sweep.logs import last_line, mark_start
 from uvit_dia.system.locks import LockHeldError, ProcessLock
 from uvit_dia.system.notices import warn_once
 
 POLL_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
-MAX_TAIL_BYTES = 2**16
+STDIN = 0
+
+# What tells a process that it is one of several, set by srun, mpirun and torchrun: a sweep may run inside such a launch,
+# and its cells are no part of it.
+RANK_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "MV2_", "PALS_", "TORCHELASTIC_")
+RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "MPI_LOCALNRANKS",
+    "MPI_LOCALRANKID",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_NTASKS",
+    "SLURM_NPROCS",
+    "SLURM_NNODES",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_TASKS_PER_NODE",
+    "SLURM_NTASKS_PER_NODE",
+)
 
 
 class Stopped(Exception):
@@ -33,36 +62,33 @@ class CommandRunner:
 
     Args:
         logs: folder of their stdout and stderr; made when it is needed.
-        cwd: where they are started.
-        environment: changes to this process's environment; a variable that is None is taken away.
-        launcher: process whose end stops them, or None.
+        environment: what they find in their environment beside what this process has in its own.
+        is_launched: whether a sweep started this process, and holds the other end of its standard input: the end of
+            the sweep then stops the command.
 
     Attributes:
         stop_reason: why the cell shall stop, or None.
     """
 
-    def __init__(
-        self, logs: Path, cwd: Path, environment: Mapping[str, str | None], launcher: int | None
-    ) -> None:
+    def __init__(self, logs: Path, environment: Mapping[str, str], *, is_launched: bool) -> None:
         self.logs = logs
-        self.cwd = cwd
         self.environment = environment
-        self.launcher = launcher
+        self.is_launched = is_launched
         self.stop_reason: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._is_child_asked = False
 
-    def receive_signals(self) -> None:
-        """Take SIGTERM as a wish to stop, in place of what submitit does with it."""
-        signal.signal(signal.SIGTERM, self._receive)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    def receive(self, signals: Iterable[int]) -> None:
+        """Take signals as a wish to stop."""
+        for number in signals:
+            signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.stop_reason = self.stop_reason or f"stopped by {signal.Signals(number).name}"
 
     def should_stop(self) -> bool:
         """Say whether the cell shall stop: it was asked to, or its launcher is gone."""
-        if self.stop_reason is None and self.launcher is not None and not _is_alive(self.launcher):
+        if self.stop_reason is None and self.is_launched and _is_other_end_closed():
             self.stop_reason = "stopped, since the process of the sweep was killed"
         return self.stop_reason is not None
 
@@ -106,15 +132,11 @@ class CommandRunner:
             raise Stopped(self.stop_reason)
         self.logs.mkdir(exist_ok=True)
         errors = self.logs / f"{name}.err"
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         with (self.logs / f"{name}.out").open("ab") as out, errors.open("ab") as err:
-            err.write(f"--- {now}\n".encode())
-            err.flush()
-            start = err.tell()
+            start = mark_start(err)
             self._is_child_asked = False
             self._child = subprocess.Popen(
                 list(command),
-                cwd=self.cwd,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -125,12 +147,16 @@ class CommandRunner:
             )
             code = self._wait(self._child)
         self._child = None
-        return code, _last_line(errors, start)
+        return code, last_line(errors, start)
 
     def _environment(self) -> dict[str, str]:
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in RANK_VARIABLES and not name.startswith(RANK_PREFIXES)
+        }
         # a bar redrawn ten times a second would fill the log
-        everything = {"TQDM_MININTERVAL": "10", **os.environ, **self.environment}
-        return {name: value for name, value in everything.items() if value is not None}
+        return {"TQDM_MININTERVAL": "10", **own, **self.environment}
 
     def _wait(self, child: "subprocess.Popen[bytes]") -> int:
         while True:
@@ -159,12 +185,10 @@ class CommandRunner:
                 os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError:
-        return False
-    return True
+def _is_other_end_closed() -> bool:
+    """Say whether the standard input, into which nobody writes, has ended."""
+    readable, _, _ = select.select([STDIN], [], [], 0)
+    return bool(readable)
 
 
 def _make_end_with_parent() -> Callable[[], None] | None:
@@ -173,12 +197,3 @@ def _make_end_with_parent() -> Callable[[], None] | None:
         return None
     prctl = ctypes.CDLL(None).prctl  # found before the fork
     return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _last_line(path: Path, start: int) -> str:
-    """Return the last line of a log file after a position; carriage returns of progress bars count as ends."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(start, size - MAX_TAIL_BYTES))
-        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -67,27 +67,38 @@ def plan_table(sweep: Sweep, max_parallel: int) -> str:
             f"{cell.num_steps:,}",
             f"{cell.images:,}",
             f"{cell.learning_rate:.4g}",
-            _hours(sweep.hours(cell)),
+            duration(sweep.seconds(cell)),
         ]
         for cell in sweep.cells
     ]
-    header = ["cell", "variant", "batch size", "seed", "steps", "images", "learning rate", "hours"]
-    total = sum(sweep.hours(cell) for cell in sweep.cells)
+    header = ["cell", "variant", "batch size", "seed", "steps", "images", "learning rate", "time"]
+    total = sum(sweep.seconds(cell) for cell in sweep.cells)
     images = sum(cell.images for cell in sweep.cells)
     count = f"{len(rows)} runs" if len(rows) > 1 else "1 run"
+    at_once = duration(total / min(max_parallel, len(rows)))
     lines = [
         table(header, rows, left=2),
         "",
-        f"total: {count}, {images:,} training images, {_hours(total)} hours of runs, "
-        f"{_hours(total / min(max_parallel, len(rows)))} with --max_parallel {max_parallel}",
+        f"total: {count}, {images:,} training images, {duration(total)} of runs, {at_once} with "
+        f"--max_parallel {max_parallel}",
     ]
     if total == 0:
-        lines.append("(the sweep config gives no measured costs, so the hours are unknown)")
+        lines.append("(the sweep config gives no measured costs, so the time is unknown)")
     return "\n".join(lines)
 
 
-def _hours(hours: float) -> str:
-    return "?" if hours == 0 else f"{hours:.3f}" if hours < 10 else f"{hours:,.1f}"
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it, such as "22 s", "6 min", "1.4 h" or "3.5 days"; "?" for 0."""
+    if seconds == 0:
+        return "?"
+    for limit, size, text in (
+        (90, 1, "{:.0f} s"),
+        (5400, 60, "{:.0f} min"),
+        (172800, 3600, "{:.1f} h"),
+    ):
+        if seconds < limit:
+            return text.format(seconds / size)
+    return f"{seconds / 86400:.1f} days"
 
 
 # ---------------------------------------------------------------- during

@@ -1,7 +1,7 @@
 """Errors that end a command with one line, and the exit codes they carry.
 
-Everything a user can cause is an `InputError` or one of its siblings below. Any other exception that leaves a
-command is a bug of ours, and keeps its traceback.
+Everything a user can cause is an `InputError` or one of its siblings below. Any other exception
+that leaves a command is a bug of ours, and keeps its traceback.
 """
 
 import difflib
@@ -22,7 +22,10 @@ class CommandError(Exception):
 
 
 class InputError(CommandError, ValueError):
-    """Wrong input or environment. The message names the key or file, what was found and what is allowed."""
+    """Wrong input or environment.
+
+    The message names the key or file, what was found and what is allowed.
+    """
 
     exit_code = EXIT_BAD_INPUT
 
@@ -32,7 +35,10 @@ class CorruptFileError(InputError):
 
 
 class MemoryShortageError(CommandError):
-    """The memory of the device or of the host did not do; unlike wrong input, one process may meet it alone."""
+    """The memory of the device or of the host did not do.
+
+    Unlike wrong input, one process may meet it alone.
+    """
 
     exit_code = EXIT_BAD_INPUT
 
@@ -44,9 +50,12 @@ class DivergedError(CommandError):
 
 
 class NonFiniteImagesError(CommandError):
-    """A sampler ended in values that are not finite, though the weights are: a result about the model, not images.
+    """A sampler ended in values that are not finite, though the weights are.
 
-    It ends the commands that sample. In training it is recorded, and training goes on: its state is sound.
+    A result about the model, not images.
+
+    It ends the commands that sample. In training it is recorded, and training goes on: its state is
+    sound.
     """
 
     exit_code = EXIT_DIVERGED

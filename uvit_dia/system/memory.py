@@ -1,4 +1,7 @@
-"""What is said when memory runs out: one line, with what may help where it happened. Needs no torch."""
+"""What is said when memory runs out.
+
+One line, with what may help where it happened. Needs no torch.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

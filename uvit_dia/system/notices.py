@@ -1,14 +1,15 @@
 """Warnings of one line on stderr, told by one process a machine."""
 
-import os
 import sys
+
+from uvit_dia.system.launch import local_rank
 
 _told: set[str] = set()  # what this process has told already
 
 
 def warn(message: str) -> None:
     """Print a warning of one line; the other processes of a machine would only repeat it."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if local_rank() == 0:
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 

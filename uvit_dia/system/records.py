@@ -1,4 +1,6 @@
-"""JSON files read as data and with distrust: a kill may have cut them, an editor or another system changed them.
+"""JSON files read as data and with distrust.
+
+A kill may have cut them, an editor or another system changed them.
 
 Nothing here raises for what a file holds: a reader gets what is whole, and is told what is not.
 """
@@ -25,8 +27,8 @@ class JsonFile:
 
     Attributes:
         values: the object; {} where there is none.
-        problem: what is wrong with the file, as the rest of a sentence that begins with its name; "" if it is whole,
-            or if there is no such file.
+        problem: what is wrong with the file, as the rest of a sentence that begins with its name;
+            "" if it is whole, or if there is no such file.
     """
 
     values: Record
@@ -39,8 +41,8 @@ class JsonLines:
 
     Attributes:
         rows: the objects by line number, from 1.
-        damaged: what is wrong with the other lines, by line number. Of a log that is being written, or whose writer
-            was killed, the last line may be cut.
+        damaged: what is wrong with the other lines, by line number. Of a log that is being written,
+            or whose writer was killed, the last line may be cut.
         problem: why the file as a whole could not be read, as in `JsonFile`.
     """
 
@@ -55,7 +57,10 @@ class JsonLines:
 
     @property
     def summary(self) -> str:
-        """What is wrong with the file or its lines, as in `JsonFile`; blank lines are not counted."""
+        """What is wrong with the file or its lines, as in `JsonFile`.
+
+        Blank lines are not counted.
+        """
         count = sum(reason != BLANK for reason in self.damaged.values())
         return self.problem or (f"has {count} damaged line(s)" if count else "")
 
@@ -102,7 +107,7 @@ def number(value: object) -> float:
 
 
 def _read_text(path: Path, max_bytes: int, last_bytes: int | None = None) -> tuple[str | None, str]:
-    """Return the text of a file without its byte order mark, or None and what is wrong with the file."""
+    """Return the text of a file without byte order mark, or None and what is wrong with it."""
 
     @again_if_stale
     def read() -> bytes:

@@ -6,7 +6,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from uvit_dia.config.checks import check_images_at_a_time
-from uvit_dia.config.files import flatten, to_plain
 from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
@@ -20,17 +19,19 @@ from uvit_dia.runs.data_identity import DataIdentity
 from uvit_dia.runs.find import find_paths, with_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
-from uvit_dia.sampling.image_files import write_grid
+from uvit_dia.sampling.image_files import image_grid, write_grid
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import make_scheduler
 from uvit_dia.system.errors import NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
-from uvit_dia.system.processes import failing_together
+from uvit_dia.system.processes import failing_together, main_process_first
+from uvit_dia.system.telling import told_if_slow
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.noised_batch import rows_of_rank
 from uvit_dia.training.optimizer import make_optimizer
-from uvit_dia.training.trainer import PeriodicTask, Trainer
+from uvit_dia.training.tasks import PeriodicTask
+from uvit_dia.training.trainer import Trainer
 
 
 def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) -> Trainer:
@@ -40,36 +41,26 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         InputError: if data, batch size or extractor do not fit the config or the launch.
     """
     train = config.train
-    rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
-    check_images_at_a_time(config, accelerator.num_processes)
-    located = with_paths(config, find_paths(config, folder.path))
-    make_scheduler(config.sample, config.diffusion)  # refuses what a preview would trip over
     source = None
-    if train.eval_every_steps:
-        check_num_images(config.eval.num_images, config.eval.metrics)
-        source = choose_extractor(located.eval)
+    with failing_together():
+        rows_of_rank(train.batch_size, train.accumulation_steps, 0, accelerator.num_processes)
+        check_images_at_a_time(config, accelerator.num_processes)
+        located = with_paths(config, find_paths(config, folder.path))
+        # refuses what a preview would trip over
+        make_scheduler(config.sample, config.diffusion)
+        if train.eval_every_steps:
+            check_num_images(config.eval.num_images, config.eval.metrics)
+            source = choose_extractor(located.eval)
     show = accelerator.is_main_process
-    with accelerator.main_process_first():
-        images = load_training_images(located, show_progress=show)
+    with told_if_slow("reading the images"):
+        images = main_process_first(
+            accelerator, lambda: load_training_images(located, show_progress=show)
+        )
+    accelerator.print(images.summary())
     data = DataIdentity.of(images)  # hashed before they go to the device
-    if config.data.on_device:
-        with memory_advice(
-            "for the training images; data.on_device = False leaves them to the host"
-        ):
-            images = ImageSet(
-                images.name,
-                images.images.to(accelerator.device),
-                images.labels,
-                images.class_names,
-            )
-    batches = TrainingBatches(
-        images,
-        train.batch_size,
-        seed=config.seed,
-        random_flip=config.data.random_flip,
-        device=accelerator.device,
-    )
-    model = make_model(config)
+    with failing_together():
+        images, batches = _make_batches(config, images, accelerator)
+        model = make_model(config)
     if train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     log = TrainLog(
@@ -96,6 +87,30 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         log=log,
         tasks=_make_tasks(located, folder, accelerator, images, source=source, log=log),
     )
+
+
+def _make_batches(
+    config: Config, images: ImageSet, accelerator: Accelerator
+) -> tuple[ImageSet, TrainingBatches]:
+    """Return the images where the config wants them, and the batches of them."""
+    if config.data.on_device:
+        with memory_advice(
+            "for the training images; data.on_device = False leaves them to the host"
+        ):
+            images = ImageSet(
+                images.name,
+                images.images.to(accelerator.device),
+                images.labels,
+                images.class_names,
+            )
+    batches = TrainingBatches(
+        images,
+        config.train.batch_size,
+        seed=config.seed,
+        random_flip=config.data.random_flip,
+        device=accelerator.device,
+    )
+    return images, batches
 
 
 def _make_tasks(
@@ -133,8 +148,9 @@ def _make_tasks(
                 f"{config.sample.grid_images} or with train.sample_every_steps = 0"
             ),
         ):
-            for _, grid in sampler.sample(range(count)):
-                write_grid(folder.samples / f"step_{step:08d}.png", grid)
+            for _, samples in sampler.sample(range(count)):
+                write_grid(folder.samples / f"step_{step:08d}.png", samples)
+                log.show_image(step, "samples", image_grid(samples))
         return {}
 
     def measure(step: int, model: nn.Module) -> dict[str, object]:
@@ -153,28 +169,4 @@ def _make_tasks(
     return (
         PeriodicTask(config.train.sample_every_steps, preview),
         PeriodicTask(config.train.eval_every_steps, measure),
-    )
-
-
-def start_trackers(
-    accelerator: Accelerator, config: Config, folder: RunFolder, *, step: int
-) -> None:
-    """Start the trackers of a run, at its first start with its config as plain values.
-
-    Args:
-        accelerator: made with the run's folder.
-        config: of the run.
-        folder: of the run.
-        step: optimizer steps done; what a run that was killed had shown of later steps, which come again, is taken
-            back.
-    """
-    is_new = not folder.tensorboard.exists()
-    values = {
-        key: value if isinstance(value, int | float | str | bool) else str(value)
-        for key, value in flatten(to_plain(config)).items()
-    }
-    accelerator.init_trackers(
-        "train",
-        config=values if is_new else None,
-        init_kwargs={"tensorboard": {"purge_step": step + 1}},
     )

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,9 @@ from uvit_dia.training.stability import count_spikes
 
 
 class TrainLog:
-    """Collects loss and gradient norm of each step without waiting for the device, and writes them at log steps.
+    """Collects loss and gradient norm of each step, and writes them at log steps.
+
+    The host waits for the device at log steps only.
 
     Args:
         accelerator: its trackers are fed; only the main process writes.
@@ -36,6 +39,7 @@ class TrainLog:
         self.accelerator = accelerator
         self.folder = folder
         self.batch_size = batch_size
+        self.last_loss: float | None = None  # mean over the last log window
         self.data_seconds = 0.0  # host time spent on fetching batches since the last log line
         self._steps: list[Tensor] = []  # (2,) each: loss, gradient norm
         self._since = time.monotonic()
@@ -52,8 +56,26 @@ class TrainLog:
         if self.accelerator.is_main_process:
             tqdm.write(f"warning: {message}", file=sys.stderr)
 
+    def say(self, message: str) -> None:
+        """Print a line on stdout, from the main process."""
+        if self.accelerator.is_main_process:
+            tqdm.write(message)
+            sys.stdout.flush()
+
+    @contextmanager
+    def told_compiling(self) -> Iterator[None]:
+        """Say that the network is compiled, and how long it took.
+
+        The measured time begins afterwards.
+        """
+        started = time.monotonic()
+        self.say("compiling the network (train.compile) ...")
+        yield
+        self.say(f"compiled in {time.monotonic() - started:.0f} s")
+        self._since, self.data_seconds = time.monotonic(), 0.0
+
     def add(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Take the loss and the gradient norm (before clipping) of a step, both () on any device."""
+        """Take loss and gradient norm (before clipping) of a step, both () on any device."""
         self._steps.append(torch.stack([loss.detach(), torch.as_tensor(grad_norm).detach()]))
         self._steps_since += 1
         self._bar.update()
@@ -90,6 +112,7 @@ class TrainLog:
             "images_per_second": images_per_second,
             "data_seconds": self.data_seconds,
         }
+        self.last_loss = measured["loss"]
         state = f"loss {measured['loss']:.4f}, {images_per_second:.0f} images/s"
         self._bar.set_postfix_str(state)
         if self._prints_lines:
@@ -105,6 +128,12 @@ class TrainLog:
             self.folder.append_metrics({"step": step, **values})
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self.accelerator.log(numbers, step=step)
+
+    def show_image(self, step: int, name: str, image: Tensor) -> None:
+        """Show an image, (C, H, W) uint8 with C = 1 or 3, in TensorBoard if it is the tracker."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images({name: image.numpy()[None]}, step=step, dataformats="NCHW")
 
     def truncate(self, step: int) -> None:
         """Drop the log lines after a step, which will be written again."""

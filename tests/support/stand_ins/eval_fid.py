@@ -14,7 +14,7 @@ from absl import flags
 from train import note_call  # the stand-in beside this file
 from uvit_dia import cli
 from uvit_dia.system.errors import NonFiniteImagesError
-from uvit_dia.system.files import sha256_file
+from uvit_dia.system.files import append_line, sha256_file
 
 REPEAT_SECONDS = float(os.environ.get("STAND_IN_REPEAT_SECONDS", "0.02"))
 EXTRACTOR = Path(cli.__file__).parent / "evaluation" / "digits_extractor.safetensors"
@@ -52,8 +52,7 @@ def main(argv: list[str]) -> None:
             "weights_sha256": weights,
             "step": trained["step"],
         }
-        with (arguments.checkpoint / "eval.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(arguments.checkpoint / "eval.jsonl", json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""How a command ends: exit code, and one line on stderr for everything foreseen. Needs no torch."""
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from uvit_dia.system import launch
+from uvit_dia.system.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_IO_ERROR,
+    EXIT_OK,
+    EXIT_STOPPED_EARLY,
+    CommandError,
+    InputError,
+)
+from uvit_dia.system.memory import is_out_of_memory
+from uvit_dia.system.messages import clip, printable, shorten_paths
+from uvit_dia.system.processes import is_lost_contact
+from uvit_dia.system.streams import prepare_streams
+from uvit_dia.system.telling import told_once_a_machine
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TOO_MANY = {
+    errno.EMFILE: "too many open files; raise `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine",
+}
+NO_TEMPORARY = "No usable temporary directory"  # Python's words, in a FileNotFoundError
+NO_THREAD = "can't start new thread"  # Python's words, in a plain RuntimeError
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Run a command's main function and exit.
+
+    One line on stderr and its exit code for every foreseen error.
+
+    Of several processes, wrong input is told once a machine; another failure by each process that
+    meets it.
+    """
+    prepare_streams()
+    try:
+        _check_current_folder()
+        main(sys.argv)
+    except InputError as error:
+        message = clip(error, len(str(error)))
+        with told_once_a_machine(message) as tells:
+            if tells:
+                _print_line(message)
+        sys.exit(error.exit_code)
+    except CommandError as error:
+        _exit_with_line(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _exit_with_line("interrupted; the same command goes on where it can", EXIT_STOPPED_EARLY)
+    except Exception as error:
+        foreseen = _foreseen(error)
+        if foreseen is None:
+            raise
+        _exit_with_line(*foreseen)
+    sys.exit(EXIT_OK)
+
+
+def _check_current_folder() -> None:
+    """Refuse to work in a folder that was deleted.
+
+    Libraries below Python's end without a reason there.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the current folder was deleted; change to another one") from error
+
+
+def _foreseen(error: Exception) -> tuple[str, int] | None:
+    """Return message and exit code of an error that tells of the machine, not of a bug of ours."""
+    if is_out_of_memory(error):
+        return f"out of memory: {clip(error)}", EXIT_BAD_INPUT
+    if is_lost_contact(error):
+        return f"lost contact with another process: {clip(error, 80)}", EXIT_IO_ERROR
+    if isinstance(error, RuntimeError) and NO_THREAD in str(error):
+        return "too many threads; raise `ulimit -u`", EXIT_BAD_INPUT
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return f"no space left while writing {error.filename or ''}", EXIT_IO_ERROR
+    if isinstance(error, FileNotFoundError) and NO_TEMPORARY in str(error):
+        return "no folder for temporary files can be written; name one in TMPDIR", EXIT_BAD_INPUT
+    if isinstance(error, OSError) and error.errno in TOO_MANY:
+        return TOO_MANY[error.errno], EXIT_BAD_INPUT
+    return None
+
+
+def _exit_with_line(message: str, code: int) -> None:
+    _print_line(message)
+    sys.exit(code)
+
+
+def _print_line(message: str) -> None:
+    rank = launch.rank()
+    place = f" [rank {rank}]" if rank else ""
+    line = shorten_paths(f"{_command_name()}{place}: {clip(message, len(message))}")
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _command_name() -> str:
+    script = Path(sys.argv[0])  # of python -m uvit_dia.sweep: .../uvit_dia/sweep/__main__.py
+    return f"{script.parent.name}.py" if script.stem == "__main__" else script.name
