@@ -36,15 +36,15 @@ FRECHET = "fid"  # the metric that floor and mark belong to, under its name in a
 
 
 class Images(Protocol):
-    """Images that are asked for by index.
+    """Images that are asked for by index."""
 
-    Attributes:
-        batch_size: images of a block; a block belongs to one process.
-        nfe: network calls that an image took; None for images that are not sampled here.
-    """
+    @property
+    def batch_size(self) -> int:
+        """Images of a block; a block belongs to one process."""
 
-    batch_size: int
-    nfe: int | None
+    @property
+    def nfe(self) -> int | None:
+        """Network calls that an image took; None for images that are not sampled here."""
 
     def sample(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
         """Yield images, (n, C, H, W) uint8, part by part, each with its indices."""
