@@ -44,7 +44,7 @@ from uvit_dia.system.errors import (
 )
 from uvit_dia.system.messages import shorten_paths
 from uvit_dia.system.signals import SAME_REQUEST_SECONDS
-from uvit_dia.training import trainer
+from uvit_dia.training import step as training_step
 
 # ---------------------------------------------------------------- every kind of training, in this process
 
@@ -61,7 +61,7 @@ def train_in_two_parts(path: Path, changes: dict[str, object], stop_at: int) -> 
             raise Interrupted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "draw_batch", trainer.draw_batch)  # put back afterwards
+        patch.setattr(training_step, "draw_batch", training_step.draw_batch)  # put back afterwards
         before_draw(interrupt)
         with pytest.raises(Interrupted):
             tiny_trainer(path, changes).fit()
@@ -446,13 +446,13 @@ def test_a_disk_for_less_than_three_checkpoints_is_refused(tmp_path: Path, whole
 
 
 def _train_with_nan(arguments: list[str], bad_step: int) -> None:
-    draw = trainer.draw_batch
+    draw = training_step.draw_batch
 
     def spoilt(*arguments: Any, step: int, **named: Any) -> Any:
         batch = draw(*arguments, step=step, **named)
         return replace(batch, target=batch.target * (float("nan") if step == bad_step else 1))
 
-    trainer.draw_batch = spoilt  # type: ignore[assignment]
+    training_step.draw_batch = spoilt  # type: ignore[assignment]
     command("train", arguments)
 
 
@@ -526,7 +526,7 @@ def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
     ("module", "name", "advice"),
     [
         ("training.build", "ImageSet", "for the training images; data.on_device = False"),
-        ("training.trainer", "EMA", "for weights, average and optimizer; with another --workdir"),
+        ("training.step", "EMA", "for weights, average and optimizer; with another --workdir"),
         (
             "training.build",
             "write_grid",

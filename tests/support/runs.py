@@ -139,15 +139,15 @@ def command(script: str, arguments: list[str], fault: Fault | None = None) -> No
 
 def before_draw(call: Callable[[int], object]) -> None:
     """Have a function called with each step's number before the step's random numbers are drawn."""
-    from uvit_dia.training import trainer
+    from uvit_dia.training import step as training_step
 
-    draw = trainer.draw_batch
+    draw = training_step.draw_batch
 
     def draw_after_call(*arguments: Any, step: int, **named: Any) -> Any:
         call(step)
         return draw(*arguments, step=step, **named)
 
-    trainer.draw_batch = draw_after_call
+    training_step.draw_batch = draw_after_call
 
 
 def _fault_in_draw(fault: Fault) -> None:
@@ -155,16 +155,16 @@ def _fault_in_draw(fault: Fault) -> None:
 
 
 def _fault_after_update(fault: Fault) -> None:
-    from uvit_dia.training import trainer
+    from uvit_dia.training import step as training_step
 
-    decay = trainer.ema_decay
+    decay = training_step.ema_decay
 
     def faulty(step: int, *arguments: Any, **named: Any) -> float:
         if step == fault.at:
             fault.strike()
         return decay(step, *arguments, **named)
 
-    trainer.ema_decay = faulty
+    training_step.ema_decay = faulty
 
 
 def _fault_in_log(fault: Fault) -> None:

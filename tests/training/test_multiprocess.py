@@ -32,7 +32,7 @@ from tests.support.runs import (
 from uvit_dia.data.batches import BatchOrder
 from uvit_dia.sampling.sampler import ImageSampler
 from uvit_dia.system.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED_EARLY
-from uvit_dia.training import trainer
+from uvit_dia.training import step as training_step
 
 pytestmark = pytest.mark.multiprocess
 
@@ -127,7 +127,7 @@ def test_torchrun_trains_the_same_weights(
 def _train_and_record(arguments: list[str], folder: Path) -> None:
     """Train; save which images each step of this rank took, and what the network saw of them."""
     rank = os.environ.get("RANK", "0")
-    indices, draw = BatchOrder.indices, trainer.draw_batch
+    indices, draw = BatchOrder.indices, training_step.draw_batch
     seen: dict[str, torch.Tensor] = {}
 
     def record_indices(self: BatchOrder, step: int, rows: range) -> torch.Tensor:
@@ -140,7 +140,7 @@ def _train_and_record(arguments: list[str], folder: Path) -> None:
         return batch
 
     BatchOrder.indices = record_indices  # type: ignore[method-assign]
-    trainer.draw_batch = record_batch  # type: ignore[assignment]
+    training_step.draw_batch = record_batch  # type: ignore[assignment]
     try:
         command("train", arguments)
     finally:
@@ -271,7 +271,7 @@ def test_processes_that_see_different_checkpoints_are_refused(
 
 
 def _train_with_nan_on_one_rank(arguments: list[str], bad_step: int) -> None:
-    draw = trainer.draw_batch
+    draw = training_step.draw_batch
 
     def spoilt(*arguments: Any, step: int, **named: Any) -> Any:
         batch = draw(*arguments, step=step, **named)
@@ -279,7 +279,7 @@ def _train_with_nan_on_one_rank(arguments: list[str], bad_step: int) -> None:
             batch.target[0, 0, 0, 0] = float("nan")
         return batch
 
-    trainer.draw_batch = spoilt  # type: ignore[assignment]
+    training_step.draw_batch = spoilt  # type: ignore[assignment]
     command("train", arguments)
 
 
@@ -315,13 +315,13 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None
 
 def _train_as_on_gpus(arguments: list[str], fault: Fault) -> None:
     """Train as where reading a number makes the host wait; rank 1 gets the signal."""
-    prepare = trainer.Trainer.__init__
+    prepare = training_step.TrainingStep.__init__
 
     def prepare_as_on_gpus(self: Any, *arguments: Any, **named: Any) -> None:
         prepare(self, *arguments, **named)
         self._fused_skips_updates = True
 
-    trainer.Trainer.__init__ = prepare_as_on_gpus  # type: ignore[method-assign]
+    training_step.TrainingStep.__init__ = prepare_as_on_gpus  # type: ignore[method-assign]
     command("train", arguments, fault if os.environ["RANK"] == "1" else None)
 
 

@@ -27,7 +27,7 @@ def _like_a_notebook(top: str) -> None:
     import sample
     import train as script
     from uvit_dia.system.errors import StoppedEarly
-    from uvit_dia.training import trainer
+    from uvit_dia.training import step as training_step
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -36,14 +36,14 @@ def _like_a_notebook(top: str) -> None:
 
     train_here("float32", {})
     train_here("bf16", dict(BF16))
-    draw = trainer.draw_batch
+    draw = training_step.draw_batch
     before_draw(lambda step: signal.raise_signal(signal.SIGTERM) if step == 5 else None)
     try:
         train_here("stopped", {})
         raise AssertionError("the signal was not heard")
     except StoppedEarly as error:
         kept = error  # with its traceback, which holds on to all that the training made
-    trainer.draw_batch = draw
+    training_step.draw_batch = draw
     train_here("stopped", {})  # the folder is free again
     del kept
     paths = ["--checkpoint", f"{top}/bf16", "--num_steps", "2"]

@@ -112,7 +112,8 @@ def _meet(timeout: InitProcessGroupKwargs) -> torch.device:
 
     What an earlier Accelerator of this Python process left behind is forgotten first, but for the
     processes' contact: Accelerate keeps one precision a process, and torch a limited number of
-    compiled networks."""
+    compiled networks.
+    """
     AcceleratorState._reset_state()
     GradientState._reset_state()
     torch.compiler.reset()

@@ -35,7 +35,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     One line on stderr and its exit code for every foreseen error.
 
     Of several processes, wrong input is told once a machine; another failure by each process that
-    meets it."""
+    meets it.
+    """
     prepare_streams()
     try:
         _check_current_folder()

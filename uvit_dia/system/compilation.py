@@ -25,7 +25,8 @@ def find_compiler(device_type: str) -> str | None:
     """Return the compiler that torch.compile would call for a device, or None where it finds none.
 
     Torch's inductor calls a C++ compiler for CPUs; for GPUs it needs Triton, which calls a C
-    compiler."""
+    compiler.
+    """
     usual: tuple[str, ...]
     if device_type == "cuda":
         if importlib.util.find_spec("triton") is None:

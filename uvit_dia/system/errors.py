@@ -1,7 +1,8 @@
 """Errors that end a command with one line, and the exit codes they carry.
 
 Everything a user can cause is an `InputError` or one of its siblings below. Any other exception
-that leaves a command is a bug of ours, and keeps its traceback."""
+that leaves a command is a bug of ours, and keeps its traceback.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -54,7 +55,8 @@ class NonFiniteImagesError(CommandError):
     A result about the model, not images.
 
     It ends the commands that sample. In training it is recorded, and training goes on: its state is
-    sound."""
+    sound.
+    """
 
     exit_code = EXIT_DIVERGED
 

@@ -26,7 +26,8 @@ def shorten_paths(line: str, length: int = MAX_LINE) -> str:
     Messages name the path that they are about first. The others lose their middle first, the
     longest ahead. The first path loses its own only if it is longer than `LONGEST_WHOLE`: below
     that it is better copied whole from a line that is too long. A path that is cut keeps its last
-    part, the name of the file. Addresses of the web stay whole."""
+    part, the name of the file. Addresses of the web stay whole.
+    """
     words = line.split(" ")
     paths = [index for index, word in enumerate(words) if _is_long_path(word, length)]
     others = sorted(paths[1:], key=lambda index: len(words[index]), reverse=True)

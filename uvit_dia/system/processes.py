@@ -1,7 +1,8 @@
 """Errors that all processes must learn of, and errors of processes that lost one another.
 
 Torch and Accelerate are imported by the functions that need them: commands ask here before torch is
-there."""
+there.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ def is_lost_contact(error: BaseException) -> bool:
     """Say whether a process of the run, or the place where all of them meet, could not be reached.
 
     Torch's errors are known by the name of their base class, since torch may not be there yet. Gloo
-    has no exception of its own, but signs its plain RuntimeErrors with its source files."""
+    has no exception of its own, but signs its plain RuntimeErrors with its source files.
+    """
     names = {kind.__name__ for kind in type(error).__mro__}
     return "DistError" in names or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

@@ -4,7 +4,8 @@ Other encodings, readers that went away, closed descriptors.
 
 What a command is worth is what it did, and its exit code says that; a `| head`, a `| tee` that
 Ctrl-C ended first, a terminal that was closed, or one that knows no UTF-8, must not take the state
-of a training with it."""
+of a training with it.
+"""
 
 import errno
 import io

@@ -31,6 +31,18 @@ def count_spikes(values: Tensor) -> int:
     return int((values > median + SPIKE_SIGMAS * sigma).sum())
 
 
+def noise_scale(
+    small_norm_squared: float, big_norm_squared: float, small_batch: int, big_batch: int
+) -> dict[str, float | None]:
+    """Return the gradient noise scale and its two terms, by the names of log columns.
+
+    Arguments as those of `noise_scale_terms`. The ratio is None where the noise hides the signal.
+    """
+    signal, noise = noise_scale_terms(small_norm_squared, big_norm_squared, small_batch, big_batch)
+    ratio = noise / signal if signal > 0 else None
+    return {"noise_scale_signal": signal, "noise_scale_noise": noise, "noise_scale": ratio}
+
+
 def noise_scale_terms(
     small_norm_squared: float, big_norm_squared: float, small_batch: int, big_batch: int
 ) -> tuple[float, float]:
@@ -81,6 +93,12 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, before in kept:
             buffer.copy_(before)
+
+
+def update_ratio(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the 2-norm of an update of all weights over that of the weights before it."""
+    update = squared_norm(list(torch._foreach_sub(after, before))).sqrt()
+    return float(update / squared_norm(before).sqrt())
 
 
 def squared_norm(tensors: list[Tensor]) -> Tensor:
