@@ -89,8 +89,6 @@ class Trainer:
         self.guard = FiniteGuard(optimizer, self.device)
         self.state = RunState(accelerator, self.model, self.ema.model, optimizer, checkpoints)
 
-    # ---------------------------------------------------------------- a step
-
     def train_step(self, stop_requested: bool = False) -> bool:
         """Do one optimizer step, and say whether some process was asked to stop."""
         config, logs = self.config, self._logs_after(self.step + 1)
@@ -150,6 +148,9 @@ class Trainer:
         prediction = model(part.x_t, part.timesteps, dropout_seeds=part.dropout_seeds)
         return self.diffusion.loss(prediction, part.target, part.timesteps).mean()
 
+    def _learnt(self, model: nn.Module, part: NoisedBatch) -> Tensor:
+        return self.networks.penalised(self._loss(model, part))
+
     def _agree(self, loss: Tensor, stop_requested: bool) -> tuple[Tensor, bool]:
         """Average the loss over the processes and learn whether one of them was asked to stop.
 
@@ -180,14 +181,8 @@ class Trainer:
     def _noise_scale(self, batch: NoisedBatch, grad_norm: Tensor) -> dict[str, float | None]:
         if self.networks.is_sharded:
             return {}
-        networks, train = self.networks, self.config.train
-
-        def loss_of(model: nn.Module, part: NoisedBatch) -> Tensor:
-            return networks.penalised(self._loss(model, part))
-
-        return measure_noise_scale(
-            loss_of, networks.unwrapped, batch, grad_norm, self.accelerator, train
-        )
+        model, train = self.networks.unwrapped, self.config.train
+        return measure_noise_scale(self._learnt, model, batch, grad_norm, self.accelerator, train)
 
     def _write_log(self, before: list[Tensor], noise: dict[str, float | None]) -> None:
         self._raise_if_diverged()
@@ -200,8 +195,6 @@ class Trainer:
             ema_decay=ema_decay(step, config.train.batch_size, config.ema),
             **noise,
         )
-
-    # ---------------------------------------------------------------- the run
 
     def fit(self) -> None:
         """Train to the last step; log, preview, evaluate and save on the way.

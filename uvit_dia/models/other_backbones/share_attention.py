@@ -53,6 +53,8 @@ def share_attention(
 ) -> SharedAttention:
     """Gate the outputs of a model's modules with one shared attention unit a stage, in place.
 
+    Long because of what its many options mean; the code is short.
+
     State passes within one call of the model, or of a module in it that holds several targets;
     parts that are called one by one, as an encoder and a decoder may be, need a stage each.
 
