@@ -1,4 +1,4 @@
-"""Units without a state: against float64 references and timm, their counts, what they look at, and what is refused."""
+"""Units without a state: against float64 references and timm, their counts, and what is refused."""
 
 import copy
 import math
@@ -207,7 +207,7 @@ def test_eca_agrees_with_timm(channels: int) -> None:
 
 
 def test_cbam_agrees_with_timm() -> None:
-    """There, the MLP has no biases, and a batch normalisation stands after its 7 x 7 convolution."""
+    """There, the MLP has no biases, and a normalisation stands after the 7 x 7 convolution."""
     timm = pytest.importorskip("timm.layers.cbam")
     unit = make_unit("cbam", extra=0)
     theirs = timm.CbamModule(CHANNELS, rd_channels=CHANNELS // 4, spatial_kernel_size=7)

@@ -1,4 +1,4 @@
-"""Weights in the format of the U-ViT authors' code: files, what is wrapped around them, and traps."""
+"""Weights in the format of the U-ViT authors' code: files, what stands around them, and traps."""
 
 import pickle
 from collections import OrderedDict
@@ -12,31 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from tests.support.networks import SMALL, make_uvit, randomise
 from uvit_dia.models import UViT
 from uvit_dia.models.official_weights import MAX_WEIGHT_FILE_BYTES
-
-SMALL: dict[str, Any] = {
-    "img_size": 8,
-    "patch_size": 2,
-    "in_chans": 3,
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-}
-
-
-def make_uvit(seed: int = 0) -> UViT:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return UViT(**SMALL).eval()
-
-
-def randomise(model: nn.Module) -> None:
-    """Give all parameters values with which every part of the network shows in its output."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @torch.no_grad()
@@ -235,20 +213,16 @@ def test_one_of_several_sets_of_weights_must_be_named(
         UViT.from_official(weights, entry="ema", **SMALL)
 
 
-def test_other_prefixes_are_named(official: tuple[dict[str, Tensor], UViT, Path]) -> None:
+def test_names_that_cannot_be_read_are_told(official: tuple[dict[str, Tensor], UViT, Path]) -> None:
     weights, _, _ = official
     prefixed = {f"nnet.{key}": tensor for key, tensor in weights.items()}
-    with pytest.raises(ValueError, match=r"all its keys have the prefix 'nnet\.', which must be"):
-        UViT.from_official(prefixed, **SMALL)
-
-
-def test_two_names_that_become_one_are_refused(
-    official: tuple[dict[str, Tensor], UViT, Path],
-) -> None:
-    weights, _, _ = official
     twice = {**weights, "module.norm.weight": torch.zeros(32)}
-    with pytest.raises(ValueError, match=r"module\.norm\.weight and another key are both norm\.we"):
-        UViT.from_official(twice, **SMALL)
+    for wrong, message in (
+        (prefixed, r"all its keys have the prefix 'nnet\.', which must be taken off"),
+        (twice, r"module\.norm\.weight and another key are both norm\.weight without"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            UViT.from_official(wrong, **SMALL)
 
 
 def test_a_refusal_names_a_few_keys_of_many(

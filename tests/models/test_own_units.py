@@ -115,6 +115,11 @@ def test_a_unit_of_ones_own_is_built_into_the_network(how: str) -> None:
     asked(torch.randn(2, 1, 8, 8), torch.zeros(2)).sum().backward()
 
 
+def test_an_option_that_a_unit_of_ones_own_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"; .*:Mean has neither"):
+        UViT(**SMALL, attention=f"{__name__}:Mean", attention_options={"forget_bias": 2.0})
+
+
 def test_a_nested_class_is_found() -> None:
     assert find_own_unit(f"{__name__}:Mean.Inner") is Mean.Inner
 
@@ -316,6 +321,23 @@ def test_the_example_is_trained_sampled_and_analysed(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "analysis" / "gates.json").is_file()
     again = run("train", *TINY, attention, "--workdir", "run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+
+
+def test_a_registered_unit_is_found_by_commands_that_import_its_module(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "own_unit.py").read_text()
+    text += "\n\nfrom uvit_dia import register_unit\nregister_unit('strongest', Strongest)\n"
+    (tmp_path / "my_units.py").write_text(text)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    words = (*TINY, "--config.model.attention=strongest", "--workdir", "run")
+    refused = run("train", *words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "model.attention = 'strongest'" in refused.stderr
+    done = run("train", *words, "--import", "my_units", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sample = ("sample", "--checkpoint", "run", "--num_images", "2", "--num_steps", "2")
+    assert run(*sample, cwd=tmp_path).returncode == 2
+    done = run(*sample, cwd=tmp_path, UVIT_DIA_IMPORT="my_units")  # as a child process
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", ["sample", "eval_fid", "uvit_dia.analysis"])

@@ -1,4 +1,4 @@
-"""The recurrent cells against the authors' numbers and hand-written ones; pooling, gates, state and dropout of units."""
+"""The recurrent cells against the authors' numbers and hand-written ones; units, their dropout."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def inputs(*shape: int, seed: int = 1) -> Tensor:
 
 
 def count(module: torch.nn.Module, *, biases: bool) -> int:
-    """Count weights alone, or biases alone; `shift` of the Light cell is b of Eq. 5, which the paper counts."""
+    """Count weights alone, or biases alone; `shift` of the Light cell counts, as in Eq. 5."""
     return sum(
         p.numel() for name, p in module.named_parameters() if (name.endswith("bias")) == biases
     )
@@ -90,7 +90,11 @@ def path(name: str, weights: dict[str, Tensor], side: str, x: Tensor, reduction:
 def reference(
     name: str, cell: RecurrentCell, steps: Tensor, *, reduction: int, activation: str
 ) -> tuple[Tensor, Tensor]:
-    """Run a cell over steps, (T, B, N), from the definitions; return h and c, (T, num_cells, B, N), in float64."""
+    """Run a cell over steps, (T, B, N), from the definitions, in float64.
+
+    Returns:
+        h and c, each (T, num_cells, B, N).
+    """
     weights = {key: value.double() for key, value in cell.state_dict().items()}
     zeros = torch.zeros(steps.shape[1:], dtype=torch.float64)
     h, c = [zeros] * cell.num_cells, [zeros] * cell.num_cells
@@ -478,7 +482,7 @@ def test_nothing_is_dropped_at_evaluation_or_in_a_single_cell() -> None:
 def test_dropout_stands_between_an_h_and_the_next_cell(
     monkeypatch: pytest.MonkeyPatch, with_masks: bool
 ) -> None:
-    """It touches neither the recurrent path nor the state, and has its rate with or without masks of ours."""
+    """It leaves the recurrent path and the state alone, and has its rate with masks or without."""
     cell = make_cell("dia_lstm", num_cells=2).train()
     entered: list[Tensor] = []
     upper: Any = cell.upper[0]

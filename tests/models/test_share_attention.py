@@ -1,4 +1,4 @@
-"""`share_attention` against models that pass the state by hand, the paper's counts, and what models are put through."""
+"""`share_attention` against a state passed by hand, the paper's counts, and what models meet."""
 
 import contextlib
 import copy
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class TokenNet(nn.Module):
-    """Blocks on tokens (B, L, D); `fail_at` raises `error` before a block, `stop_at` returns before it."""
+    """Blocks on tokens (B, L, D); before a block `fail_at` raises `error`, `stop_at` returns."""
 
     error: type[BaseException] = ArithmeticError
 
@@ -436,7 +436,11 @@ def test_unshared_units_have_a_weight_set_each() -> None:
 
 NAMES = ["blocks.0.norm2", "blocks.1.norm2"]
 BAD: list[tuple[Any, dict[str, Any], str]] = [
-    ("blocks.*.norm3", {}, r"'blocks\.\*\.norm3' of stage 'stage' matches no module; .*blocks\.\d\.norm2"),
+    (
+        "blocks.*.norm3",
+        {},
+        r"'blocks\.\*\.norm3' of stage 'stage' matches no module; .*blocks\.\d\.norm2",
+    ),
     ("*.norm2", {}, "matches no module"),  # * stays within one part
     ([NORMS, "blocks.0.norm2"], {}, r"blocks\.0\.norm2 is matched 2 times: let one pattern"),
     ({"a": NAMES, "b": NAMES[1:]}, {}, r"blocks\.1\.norm2 is matched 2 times"),
@@ -444,8 +448,16 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ({}, {}, "targets is empty"),
     ({"a.b": NORMS}, {}, "a stage cannot be called 'a.b'"),
     ({"keys": NORMS}, {}, "a stage cannot be called 'keys'"),
-    (["blocks.0.norm2", "blocks.0.mlp.0"], {}, "mixes widths .*has 8 channels, .*has 16 channels.*make one"),
-    ("blocks.*.mlp", {}, r"blocks\.0\.mlp of stage 'stage' does not tell its width: give channels= or example"),
+    (
+        ["blocks.0.norm2", "blocks.0.mlp.0"],
+        {},
+        "mixes widths .*has 8 channels, .*has 16 channels.*make one",
+    ),
+    (
+        "blocks.*.mlp",
+        {},
+        r"blocks\.0\.mlp of stage 'stage' does not tell its width: give channels= or example",
+    ),
     (NORMS, {"unit": "none"}, "unit must be one of lstm, dia_lstm"),
     (NORMS, {"unit": "dia"}, "unit must be one of lstm, dia_lstm"),
     (NORMS, {"reductoin": 4}, "there is no option 'reductoin'; a unit has reduction"),
@@ -453,7 +465,11 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (NORMS, {"reduction": 3}, "reduction must .* divide the 8 channels, got 3"),
     (NORMS, {"name": "blocks"}, "name must be a new attribute of the model.*got 'blocks'"),
     (NORMS, {"name": "a.b"}, "name must be a new attribute"),
-    (list(reversed(NAMES)), {"example_input": tokens()}, r"another order: give the names as \['blocks\.0"),
+    (
+        list(reversed(NAMES)),
+        {"example_input": tokens()},
+        r"another order: give the names as \['blocks\.0",
+    ),
 ]  # fmt: skip
 
 
@@ -589,7 +605,8 @@ def test_weights_stand_once_under_their_prefix() -> None:
     added = [key for key in model.state_dict() if key not in plain]
     assert [key for key in model.state_dict() if key in plain] == plain
     assert len(added) == 3 * 8
-    assert all(key.startswith(("shared_attention.stage1.unit.cell.", "shared_attention.stage2.unit.cell.", "shared_attention.stage3.unit.cell.")) for key in added)  # fmt: skip
+    prefixes = tuple(f"shared_attention.stage{k}.unit.cell." for k in (1, 2, 3))
+    assert all(key.startswith(prefixes) for key in added)
     assert len(list(model.parameters())) == len({id(p) for p in model.parameters()})
 
 
@@ -865,7 +882,7 @@ def test_a_compiled_model_gives_the_same_numbers(backend: str) -> None:
 
 
 def train_as_rank(folder: str, checkpointing: bool) -> None:
-    """Take two steps on this rank's half of the images, and save the weights and the last gradients."""
+    """Take two steps on this rank's half of the images; save the weights and the last gradients."""
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 

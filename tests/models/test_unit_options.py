@@ -80,17 +80,9 @@ def test_defaults_of_the_network_keep_what_older_configs_mean() -> None:
     assert {key: DEFAULT_OPTIONS[key] for key in NEW_OPTIONS} == NEW_OPTIONS
 
 
-NEW_OPTIONS = {
-    "gate_form": "h",
-    "place": "mlp_input",
-    "linear_init": "u_vit",
-    "time_first_state": False,
-    "forget_bias": 0.0,
-    "variance": "biased",
-    "normalisation": "default",
-    "mixture_penalty": 0.0,
-    "constant": 0.25,
-}
+NEW_OPTIONS = {"gate_form": "h", "place": "mlp_input", "linear_init": "u_vit"}
+NEW_OPTIONS |= {"time_first_state": False, "forget_bias": 0.0, "variance": "biased"}
+NEW_OPTIONS |= {"normalisation": "default", "mixture_penalty": 0.0, "constant": 0.25}
 
 
 # ---------------------------------------------------------------- linear layers

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tests.support.networks import SMALL, make_uvit, randomise
 from uvit_dia.models import UViT
 from uvit_dia.models.block import Block
 from uvit_dia.models.layers import Attention, PatchEmbed, timestep_embedding, unpatchify
@@ -23,33 +24,8 @@ from uvit_dia.models.units.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SMALL: dict[str, Any] = {
-    "img_size": 8,
-    "patch_size": 2,
-    "in_chans": 3,
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-}
 DIA: dict[str, Any] = {"attention": "dia_lstm"}
 UNITS = ("lstm", "dia_lstm", "dia_lstm_light")
-
-
-def make_uvit(*, seed: int = 0, options: dict | None = None, **changes: Any) -> UViT:
-    arguments = {**SMALL, **changes}
-    if options is not None:
-        arguments["attention_options"] = options
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return UViT(**arguments).eval()
-
-
-def randomise(model: nn.Module, scale: float = 0.1) -> None:
-    """Give all parameters values with which every part of the network shows in its output."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
 def images(batch_size: int = 3, seed: int = 2) -> tuple[Tensor, Tensor]:
@@ -232,7 +208,7 @@ def perturbed(model: UViT, block: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_block_k_of_the_second_half_gets_the_skip_of_its_mirror_block(k: int) -> None:
-    """With the trunk cut in front of block k, and later skips cut, only its skip reaches the output."""
+    """With the trunk cut before block k, and later skips cut, only its skip reaches the output."""
     depth = 6
     model = make_uvit(depth=depth)
     randomise(model)
@@ -342,7 +318,7 @@ def test_save_pretrained_and_from_pretrained(tmp_path: Path, changes: dict) -> N
 
 @pytest.mark.parametrize("name", ["none", *UNITS])
 def test_initialisation_law(name: str) -> None:
-    """Truncated normal of 0.02 on Linear weights and positions, zeros on biases; the unit's own likewise."""
+    """Truncated normal of 0.02 on Linear weights and positions, zeros on biases; the unit too."""
     model = make_uvit(embed_dim=64, attention=name, mlp_time_embed=True, qkv_bias=True)
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     assert len(linears) > 20
@@ -418,7 +394,7 @@ def recorded_units(model: UViT) -> Iterator[list[tuple[RecurrentUnit, tuple, tup
 
 
 def test_the_state_runs_unbroken_through_all_blocks() -> None:
-    """First half, middle, second half; each block starts from the very state that the one before returned."""
+    """First half, middle, second half; each block starts from the state that the last returned."""
     model = make_uvit(**DIA)
     with recorded_units(model) as calls:
         predict(model)
@@ -561,7 +537,7 @@ def test_under_bfloat16_the_state_is_float32() -> None:
     assert 0 < error < 0.1 * predict(model).abs().max()
 
 
-# ---------------------------------------------------------------- gradient checkpointing and dropout
+# ---------------------------------------------------------------- checkpointing and dropout
 
 STACKED: dict[str, Any] = {**DIA, "options": {"num_cells": 3}}
 

@@ -1,4 +1,4 @@
-"""Models with shared units through torch's wrappers: export, tracing, compilation, DDP, prefixes."""
+"""Models with shared units in torch's wrappers: export, tracing, compilation, prefixes."""
 
 import copy
 import warnings

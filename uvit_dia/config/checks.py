@@ -97,7 +97,7 @@ def _check_attention(model: ModelConfig) -> None:
                 "model.attention_options.activation and num_cells belong to "
                 f"{', '.join(units_with('num_cells'))}; for {name!r} allowed are 'default' and 1"
             )
-        idle = set_without_effect(name, options.to_dict(with_absent=True))
+        idle = set_without_effect(facts, options.to_dict(with_absent=True))
         if idle is not None:
             raise InputError(
                 f"model.attention_options.{idle} belongs to {', '.join(units_with(idle))}; for "

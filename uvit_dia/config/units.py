@@ -117,22 +117,20 @@ def units_with(option: str) -> tuple[str, ...]:
     return tuple(name for name, facts in UNITS.items() if option in facts.options)
 
 
-def set_without_effect(attention: str, options: Mapping[str, object]) -> str | None:
+def set_without_effect(facts: UnitFacts, options: Mapping[str, object]) -> str | None:
     """Return an option that is set and that the unit does not take, or None.
 
     `reduction` and `groups` are let through: older configs set them whatever the unit is.
     """
-    facts = facts_of(attention)
     for name, default in DEFAULT_OPTIONS.items():
         is_limited = units_with(name) and name not in ("reduction", "groups")
-        is_taken = facts is None or name in facts.options
-        if is_limited and not is_taken and options[name] != default:
+        if is_limited and name not in facts.options and options[name] != default:
             return name
     return None
 
 
 def own_number(authors: int, channels: int) -> int:
-    """Return the authors' r or G, lowered to what divides a width: their greatest common divisor."""
+    """Return the authors' r or G, lowered to its greatest common divisor with the channels."""
     return math.gcd(authors, channels)
 
 

@@ -172,7 +172,8 @@ def _check_uncompiled(model: nn.Module, names: Iterable[str]) -> None:
             module = model.get_submodule(holder)
             if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
                 raise ValueError(
-                    f"{holder or 'the model'} is compiled: call share_attention before torch.compile"
+                    f"{holder or 'the model'} is compiled: call share_attention before"
+                    " torch.compile"
                 )
 
 

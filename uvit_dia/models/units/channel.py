@@ -27,7 +27,8 @@ from uvit_dia.models.units.protocol import (
 class ChannelUnit(AttentionUnit):
     """A unit whose map comes from the pooled tokens of its own block, and is the same for all.
 
-    Derive a unit of your own from this class: `channel_map` is all that it needs.
+    Derive a unit of your own from this class: `channel_map` is all that it needs. Its Linear layers
+    start as `AttentionUnit.initialise` says, all else as its constructor made it.
     """
 
     @abstractmethod

@@ -12,6 +12,7 @@ from uvit_dia.config.units import (
     DEFAULT_OPTIONS,
     PLACES,
     UNITS,
+    UnitFacts,
     own_number,
     set_without_effect,
     units_with,
@@ -109,7 +110,7 @@ def make_attention_unit(
     else:
         make = find_own_unit(unit)
         facts = facts_of_class(make)
-    _refuse_options_without_effect(str(unit), options)
+    _refuse_options_without_effect(str(unit), facts, options)
     arguments = {key: options[key] for key in facts.options}
     for key, own in (("reduction", facts.reduction), ("groups", facts.groups)):
         if arguments.get(key) == 0:
@@ -141,8 +142,8 @@ def _make_recurrent(
     return RecurrentUnit(cell_class(channels, **of_cell), **options)
 
 
-def _refuse_options_without_effect(name: str, options: Mapping[str, Any]) -> None:
-    option = set_without_effect(name, options)
+def _refuse_options_without_effect(name: str, facts: UnitFacts, options: Mapping[str, Any]) -> None:
+    option = set_without_effect(facts, options)
     if option is None:
         return
     owners = units_with(option)
