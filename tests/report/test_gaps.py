@@ -92,7 +92,7 @@ def check_report(folder: Path, *, is_laid_out: bool = False) -> str:
 
 
 def spread_out(names: Sequence[str], others: Sequence[str], fast: int) -> list:
-    """Return all pairs of names; each name is tried with `fast` of the others at once, the rest is slow."""
+    """Return all pairs of names; a name with more than `fast` of the others is slow."""
     cases = []
     for row, name in enumerate(names):
         for column, other in enumerate(others):
@@ -176,7 +176,7 @@ def test_a_cell_that_the_sweep_did_not_plan(tmp_path: Path) -> None:
 
 
 def test_a_noise_scale_of_all_seeds_together_where_no_seed_has_one(tmp_path: Path) -> None:
-    """A short run: the signal of one seed and the noise of the other come out negative by chance."""
+    """A short run: the signal of one seed and the noise of the other are negative by chance."""
     terms = {0: (10.0, -1.0), 1: (-1.0, 3.0)}
     for cell in small_sweep(tmp_path):
         noise, signal = terms[cell["seed"]]
@@ -205,15 +205,27 @@ def test_the_gaussian_mark_is_drawn_or_named(tmp_path: Path, mark: float, word: 
     assert f"| a Gaussian in pixels, which a model must beat | {mark:.4g}" in text
 
 
-def test_the_floor_is_told_with_its_spread_or_as_one_number(tmp_path: Path) -> None:
+def test_the_floor_is_told_as_far_as_the_records_have_it(tmp_path: Path) -> None:
     cells = small_sweep(tmp_path)
-    text = check_report(tmp_path)
-    assert "| floor: real against real images | 0.3000 ± 0.050 (500 images, train) |" in text
-    for cell in cells:
-        path = tmp_path / "cells" / cell["name"] / "eval.jsonl"
-        change_lines(path, "floor_std", MISSING)
-        change_lines(path, "floor_draws", 20)
-        change_lines(path, "gaussian_mark", MISSING)
-    text = check_report(tmp_path)
-    assert "| floor: real against real images | 0.3000 (20 draws, 500 images, train) |" in text
+    paths = [tmp_path / "cells" / cell["name"] / "eval.jsonl" for cell in cells]
+
+    def told(**changes: object) -> str:
+        for path in paths:
+            for key, value in changes.items():
+                change_lines(path, key, value)
+        return check_report(tmp_path)
+
+    floor = "| floor: real against real images | "
+    text = told(floor_std=MISSING, gaussian_mark=MISSING)  # as versions before the second mark
+    assert floor + "0.3000 (500 images of the split train)" in text
     assert "Gaussian" not in text
+    text = told(floor_std=0.05, floor_draws=20, floor_rule="500 of 1797 against the others")
+    words = "mean ± standard deviation of 20 draws; 500 of 1797 against the others"
+    assert f"{floor}0.3000 ± 0.050 ({words})" in text
+    text = told(floor_std=None, floor_draws=1, gaussian_mark=None)
+    assert floor + "0.3000 (500 of 1797 against the others)" in text
+    rule = "no floor: too few real images"
+    matched = {"matched_value": 2.5, "matched_floor": 0.5, "matched_num_images": 250}
+    text = told(floor=None, floor_rule=rule, matched_floor_std=0.1, **matched)
+    assert floor + rule in text
+    assert "| FD (digits) at 250 images | 2.500 to 2.500, real images 0.5000 ± 0.10 |" in text

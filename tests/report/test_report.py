@@ -33,7 +33,7 @@ FIGURES = ("metric", "finalloss", "loss", "gradients", "noise", "samples")
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of 48 runs with a large effect, a harmful variant, divergences and a run that still goes on."""
+    """A sweep of 48 runs: a large effect, a harmful variant, divergences, a run that still runs."""
     folder = tmp_path_factory.mktemp("sweeps") / "full"
     means = {(v, b): 2.6 - 0.2 * np.log2(b / 8) for v in VARIANTS for b in SIZES}
     means[("dia_lstm", 16)] -= 1.0
@@ -57,7 +57,8 @@ def text_of(folder: Path) -> str:
     [
         (
             (0.999, 0, 0.0),
-            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at batch size 8 and 22,170 at 32",
+            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at "
+            "batch size 8 and 22,170 at 32",
         ),
         (
             (0.999, 0, 0.05),
@@ -66,7 +67,8 @@ def text_of(folder: Path) -> str:
         ),
         (
             (0.0, 5000, 0.0),
-            "half-life of 5,000 images at every batch size; at the end of a run that is 5,000 images at every",
+            "half-life of 5,000 images at every batch size; at the end of a run that is 5,000 "
+            "images at every",
         ),
         ((0.0, 5000, 0.1), "5,000 images at every batch size, or 10% of the run so far where that"),
     ],
@@ -345,6 +347,26 @@ def test_floor_far_below_stands_under_a_break(tmp_path: Path) -> None:
     assert lower.get_ylim()[0] < 0.3 < lower.get_ylim()[1]
 
 
+def test_variants_of_one_batch_size_stand_along_the_axis(tmp_path: Path) -> None:
+    variants = ("uvit", *(f"option_{index}" for index in range(8)))
+    make_sweep(tmp_path, variants=variants, batch_sizes=(32,), seeds=(0, 1), previews=True)
+    results = read_results(tmp_path)
+    figure = metric_figure(results)
+    assert figure is not None
+    named = figure.axes[-1]
+    assert [tick.get_text() for tick in named.get_xticklabels()] == list(variants)
+    drawn = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
+    assert list(named.get_xticks()) == pytest.approx(drawn)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["floor: real against real"]
+    noise = noise_figure(results)
+    assert noise is not None
+    equality = [a for a in noise.axes[0].lines if a.get_label() == "noise scale = batch size"]
+    assert list(equality[0].get_ydata()) == [32, 32]
+    samples = samples_figure(results)
+    assert samples is not None
+    assert [axes.get_title().replace("\n", "") for axes in samples.axes] == list(variants)
+
+
 def test_looks_are_told_apart_in_grey_by_their_shapes(full: Path) -> None:
     figure = metric_figure(read_results(full))
     assert figure is not None
@@ -561,7 +583,8 @@ def test_page_fits_a_phone(full: Path, tmp_path: Path) -> None:
     wrapper = tmp_path / "phone.html"
     source = (full / "report" / "report.html").as_uri()
     wrapper.write_text(
-        f'<iframe id="page" width="360" height="700" style="border:0" src="{source}"></iframe><script>'
+        f'<iframe id="page" width="360" height="700" style="border:0" src="{source}"></iframe>'
+        "<script>"
         "page.onload = () => { const d = page.contentDocument, root = d.documentElement;"
         "const wide = [...d.querySelectorAll('p, li, h1, h2, h3, figure, .scroll')]"
         ".filter(e => e.getBoundingClientRect().right > 360).length;"
