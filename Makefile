@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/quickstart
 FIGURES ?= runs/reliability/figures.json
 
-.PHONY: install quickstart test slow slurm two-machines reliability reliability-fast audit lint format clean
+.PHONY: install quickstart test slow faults slurm two-machines reliability reliability-fast audit lint format clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ test: install
 # What takes minutes: the quickstart's quality check among others.
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not network" --timeout 1800
+
+# Situations that users of neighbouring projects met: data, environments, file systems, launches.
+faults: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults and not slow and not gpu and not slurm and not network"
 
 # A sweep on a real Slurm, which the test starts and stops on this machine; needs root and Debian's slurm-wlm and munge.
 slurm: install

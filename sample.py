@@ -5,12 +5,13 @@
 
 --checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one
 grid, NAME.npz all images as one array (N, H, W, C), and any other name a folder of PNGs. Run an
-interrupted command again: it samples the PNGs that are missing. Image i depends on weights, sampler
-settings, seed and i alone.
+interrupted command again, or one with more images: it samples the PNGs that are missing. Image i
+depends on weights, sampler settings, seed and i alone.
 """
 
 from uvit_dia import cli
 from uvit_dia.runs.find import check_checkpoint, check_output
+from uvit_dia.sampling.outputs import KINDS, output_kind
 from uvit_dia.system.files import user_path
 from uvit_dia.system.notices import told_if_slow
 
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> None:
 
     output = user_path(str(values["output"].value), "--output")
     check_checkpoint(arguments.checkpoint)
-    check_output(output, (".png", ".npz"))
+    output_kind(output)  # refuses what is not written
+    check_output(output, tuple(KINDS))
 
     with told_if_slow("importing torch and its companions"):
         from uvit_dia.sampling.run import sample_to_files

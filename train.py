@@ -49,7 +49,11 @@ def main(argv: list[str]) -> None:
     default = Path("runs") / Path(config_file(values)).stem
     workdir = user_path(values["workdir"].value or str(default), "--workdir")
 
+    from uvit_dia.data.paths import check_paths
+    from uvit_dia.runs.find import find_paths, with_paths
     from uvit_dia.runs.folder import RunFolder
+
+    check_paths(with_paths(config, find_paths(config, workdir)).data)
 
     folder = RunFolder(workdir)
 

@@ -44,6 +44,15 @@ def get_config() -> ConfigDict:
                 "pool": "all",
                 "blocks": "all",
                 "gate_init": "paper",
+                "gate_form": "h",
+                "place": "mlp_input",
+                "linear_init": "u_vit",
+                "time_first_state": False,
+                "forget_bias": 0.0,
+                "variance": "biased",
+                "normalisation": "default",
+                "mixture_penalty": 0.0,
+                "constant": 0.25,
             },
         }
     )
@@ -59,7 +68,15 @@ def get_config() -> ConfigDict:
         }
     )
     config.data = ConfigDict(
-        {"name": "cifar10", "path": "", "resize": False, "random_flip": True, "on_device": True}
+        {
+            "name": "cifar10",
+            "path": "",
+            "resize": False,
+            "background": "white",
+            "skip_unreadable": False,
+            "random_flip": True,
+            "on_device": True,
+        }
     )
     config.optimizer = ConfigDict(
         {

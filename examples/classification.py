@@ -1,4 +1,4 @@
-"""What the examples share: images with classes, a short training, and a comparison with and without the unit."""
+"""What the examples share: images with classes, a short training, and a comparison."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uvit_dia.data.images import ImageSet, to_model_range
 from uvit_dia.data.sources import load_image_set
-from uvit_dia.models.other_backbones.stage import SharedAttention
+from uvit_dia.models.other_backbones.hooks import SharedAttention
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import InputError
 
@@ -48,7 +48,9 @@ class Classes:
 
 
 def read_input(description: str, num_epochs: int) -> tuple[argparse.Namespace, Classes]:
-    """Read the command line and the images; what does not fit ends the program with one line and exit code 2.
+    """Read the command line and the images.
+
+    What does not fit ends the program with one line and exit code 2.
 
     Args:
         description: the first lines of --help.
@@ -76,7 +78,8 @@ def read_input(description: str, num_epochs: int) -> tuple[argparse.Namespace, C
     most = len(classes.train)
     if not MIN_BATCH_SIZE <= arguments.batch_size <= most:
         parser.error(
-            f"--batch_size {arguments.batch_size}: allowed is {MIN_BATCH_SIZE} to {most}, the training images"
+            f"--batch_size {arguments.batch_size}: allowed is {MIN_BATCH_SIZE} to {most}, the"
+            " training images"
         )
     return arguments, classes
 
@@ -151,7 +154,7 @@ def compare(
     put_unit: Callable[[nn.Module], SharedAttention],
     arguments: argparse.Namespace,
 ) -> None:
-    """Train a model without and with the unit from the same initial weights, and print what came out."""
+    """Train a model without and with the unit from the same weights, and print what came out."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     for has_unit in (False, True):
         torch.manual_seed(arguments.seed)
@@ -164,11 +167,13 @@ def compare(
         found = accuracy(model, classes.test, arguments.device)
         label = f"with {arguments.unit}" if has_unit else "without a unit"
         print(
-            f"{name} on {classes.name}, {label}: test accuracy {found:.2f} % of {len(classes.test)} images,"
-            f" {num_weights:,} added weights, {arguments.num_epochs} epochs in {seconds:.0f} s"
+            f"{name} on {classes.name}, {label}: test accuracy {found:.2f} % of"
+            f" {len(classes.test)} images, {num_weights:,} added weights,"
+            f" {arguments.num_epochs} epochs in {seconds:.0f} s"
         )
     print(
-        "A minute of training with one seed shows that the unit trains here, and nothing about the paper's claim."
+        "A minute of training with one seed shows that the unit trains here, and nothing about the"
+        " paper's claim."
     )
 
 

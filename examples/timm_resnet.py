@@ -1,7 +1,7 @@
 """A timm ResNet with one DIA unit a stage, on digits or CIFAR-10: `python examples/timm_resnet.py`.
 
-The unit gates what the last normalisation of each residual branch gives, before the sum (Eq. 4, arXiv:2210.16101).
-Needs timm: `pip install -e '.[examples]'`.
+The unit gates what the last normalisation of each residual branch gives, before the sum (Eq. 4,
+arXiv:2210.16101). Needs timm: `pip install -e '.[examples]'`.
 """
 
 import timm
@@ -15,7 +15,7 @@ TARGETS = {f"layer{i}": f"layer{i}.*.bn3" for i in STAGES}
 
 
 def make_resnet(in_chans: int) -> nn.Module:
-    """Make a narrow ResNet-26 for small images: a 3x3 stem, and no pooling before the first stage."""
+    """Make a narrow ResNet-26 for small images: a 3x3 stem, and no pooling after it."""
     model = timm.create_model(
         "resnet26", in_chans=in_chans, num_classes=10, channels=(16, 32, 64, 128)
     )

@@ -1,4 +1,6 @@
-"""A timm ViT with one DIA unit for all blocks, on digits or CIFAR-10: `python examples/timm_vit.py`.
+"""A timm ViT with one DIA unit for all blocks, on digits or CIFAR-10.
+
+    python examples/timm_vit.py
 
 The unit stands between Norm and MLP of each block, as in Table IX of arXiv:2210.16101. Needs timm:
 `pip install -e '.[examples]'`.
@@ -14,7 +16,7 @@ TARGETS = "blocks.*.norm2"
 
 
 def make_vit(img_size: int, in_chans: int) -> nn.Module:
-    """Make a small ViT of 16 patches for digits, of 2 x 2 pixels, or of 64 for CIFAR-10, of 4 x 4."""
+    """Make a small ViT: 16 patches of 2 x 2 pixels for digits, 64 of 4 x 4 for CIFAR-10."""
     return timm.create_model(
         "vit_tiny_patch16_224",
         img_size=img_size,

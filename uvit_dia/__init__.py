@@ -5,7 +5,12 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 # name -> its module, which imports torch
-_LAZY = {"share_attention": "uvit_dia.models.other_backbones.share_attention"}
+_LAZY = {
+    "share_attention": "uvit_dia.models.other_backbones.share_attention",
+    "register_unit": "uvit_dia.models.units.own_units",
+    "AttentionUnit": "uvit_dia.models.units.protocol",
+    "ChannelUnit": "uvit_dia.models.units.channel",
+}
 
 
 def __getattr__(name: str) -> object:

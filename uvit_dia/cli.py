@@ -13,6 +13,7 @@ from absl import flags
 
 from uvit_dia.config.fields import shown
 from uvit_dia.config.flag import config_help, take_overrides
+from uvit_dia.config.own_units import import_as_parent, import_modules
 from uvit_dia.config.schema import SAMPLERS, rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
@@ -23,14 +24,20 @@ _RUNS_OWN = " (default: the run's config)"
 
 
 def new_flags() -> flags.FlagValues:
-    """Return an empty set of flags that knows --help."""
+    """Return a set of the flags that every command has."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    flags.DEFINE_list(
+        "import",
+        [],
+        "Modules with units of your own to import: code you trust.",
+        flag_values=values,
+    )
     return values
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> None:
-    """Parse a command line, or print the help and exit.
+    """Parse a command line, or print the help and exit; import what the user said.
 
     Args:
         values: the defined flags.
@@ -38,7 +45,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         usage: the text above the list of flags.
 
     Raises:
-        InputError: for an unknown flag, a wrong value or a stray word.
+        InputError: for an unknown flag, a wrong value or a stray word, or a failed --import.
     """
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
@@ -57,6 +64,8 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         raise InputError(
             f"unexpected word {clip(rest[1], 80)!r}; every argument is a flag, see --help"
         )
+    import_as_parent()
+    import_modules(values["import"].value or [])
 
 
 def _config_at_home(argv: Sequence[str]) -> list[str]:

@@ -132,14 +132,8 @@ class PlantedUnit(AttentionUnit):
     """A unit whose map is looked up by block."""
 
     def __init__(self, maps: Tensor) -> None:
-        super().__init__(pool="all", num_extra_tokens=1, gate_init="paper")
+        super().__init__(maps.shape[-1], num_extra_tokens=1)
         self.maps = maps
-
-    def initial_map(self) -> float:
-        return 0.5
-
-    def zero_map(self) -> None:
-        raise AssertionError("not part of this test")
 
     def full_gate(
         self, y: Tensor, state: UnitState, block_index: int, grid: tuple[int, int] | None = None

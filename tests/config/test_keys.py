@@ -4,9 +4,13 @@ import pytest
 
 from tests.support.configs import changed, refusal
 from uvit_dia.config.checks import make_config
+from uvit_dia.config.files import config_hash, flatten, to_plain
+from uvit_dia.config.rules import REQUIRED
 from uvit_dia.config.schema import RULES
 
 KEYS = sorted(RULES)
+NEWER = [key for key in KEYS if RULES[key].absent is not REQUIRED]
+REQUIRED_KEYS = [key for key in KEYS if RULES[key].absent is REQUIRED]
 GROUPS = ("model", "diffusion", "data", "optimizer", "ema", "train", "sample", "eval")
 
 
@@ -17,9 +21,19 @@ def test_the_config_itself_is_accepted() -> None:
     make_config(changed())
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", REQUIRED_KEYS)
 def test_every_key_must_be_there(key: str) -> None:
     assert f"key {key} is missing" in refusal(changed({key: ...}))
+
+
+@pytest.mark.parametrize("key", NEWER)
+def test_a_key_that_older_configs_lack_means_what_they_meant(key: str) -> None:
+    """Saying it changes neither the config nor its hash, so that such a run can be resumed."""
+    without = make_config(changed({key: ...}))
+    said = make_config(changed({key: RULES[key].absent}))
+    assert said == without
+    assert config_hash(said) == config_hash(without)
+    assert key not in flatten(to_plain(said))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -112,6 +126,9 @@ NAN = float("nan")
         ("sample.sampler", "ddpmm"),
         ("data.name", "imagenet"),
         ("data.name", ""),
+        ("data.background", "red"),
+        ("data.background", "#12345"),
+        ("data.skip_unreadable", "yes"),
         # texts
         ("data.path", None),
         ("data.path", 3),

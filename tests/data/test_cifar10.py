@@ -12,8 +12,9 @@ import eval_fid
 import sample
 import train
 from tests.support.runs import ROOT
+from uvit_dia.data.cifar10 import CLASSES
 from uvit_dia.data.images import ImageSet
-from uvit_dia.data.sources import CIFAR10_CLASSES, load_image_set
+from uvit_dia.data.sources import load_image_set
 from uvit_dia.evaluation.extractor_files import find_extractor
 from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.evaluation.features import extract
@@ -59,15 +60,18 @@ def classifier(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(cifar10: Path) -> dict[str, ImageSet]:
+def images(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ImageSet]:
     """Return all 60,000 images."""
     found = {}
-    for split in ("train", "test"):
-        image_set = load_image_set(
-            "parquet", str(cifar10), split, img_size=32, in_chans=3, show_progress=False
-        )
-        assert image_set is not None
-        found[split] = image_set
+    with pytest.MonkeyPatch.context() as patch:
+        # a copy of decoded images may be kept
+        patch.setenv("UVIT_DIA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for split in ("train", "test"):
+            image_set = load_image_set(
+                "parquet", str(cifar10), split, img_size=32, in_chans=3, show_progress=False
+            )
+            assert image_set is not None
+            found[split] = image_set
     return found
 
 
@@ -93,7 +97,7 @@ def test_images_are_cifar10(images: dict[str, ImageSet]) -> None:
         mean = found.images[:2000].float().mean((0, 2, 3)) / 255
         # channel means of CIFAR-10; a swap of red and blue would be seen
         torch.testing.assert_close(mean, torch.tensor([0.491, 0.482, 0.447]), atol=0.015, rtol=0)
-        assert found.class_names in ((), CIFAR10_CLASSES)
+        assert found.class_names in ((), CLASSES)
 
 
 def test_training_sampling_and_measuring(

@@ -56,7 +56,7 @@ def test_where_nothing_can_be_kept_everything_is_computed_and_that_is_said_once(
         assert computed.calls == 4
         expected = 0 if place is None else 1
         assert len(warnings) == expected, (place, warnings)
-        assert all("computed each time" in warning for warning in warnings)
+        assert all("it is computed each time" in warning for warning in warnings)
 
 
 def test_no_home_folder_is_said_once_and_nothing_is_kept(

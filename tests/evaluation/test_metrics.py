@@ -181,6 +181,22 @@ def test_precision_is_about_samples_and_recall_about_real_images() -> None:
     assert found == {"precision": 1.0, "recall": 0.5}
 
 
+def test_kid_has_no_spread_where_a_subset_holds_all_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "KID_SUBSET_SIZE", 20)
+    extractor = fake_extractor(is_inception=False)
+    real = {"features": random_features(300, 4, 1)}
+    for count in (19, 20, 21):
+        features = {"features": random_features(count, 4, 0)}
+        found = compute_metrics(features, real, extractor, ("kid",))
+        assert found["kd"] is not None
+        if count <= 20:
+            assert found["kd_std"] is None
+        else:
+            assert found["kd_std"] > 0
+
+
 def test_kid_subsets_are_as_large_as_the_smaller_set_allows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -217,4 +233,5 @@ def test_metrics_need_no_more_images_than_is_said() -> None:
     names = ("fid", "kid", "isc", "prc")
     check_num_images(4, names)
     found = compute_metrics(features, reference, fake_extractor(is_inception=True), names)
+    assert found.pop("kid_std") is None  # all subsets hold all four
     assert all(math.isfinite(value) for value in found.values())

@@ -1,4 +1,4 @@
-"""Units without a state: against float64 references and timm, their counts, what they look at, and what is refused."""
+"""Units without a state: against float64 references and timm, their counts, and what is refused."""
 
 import copy
 import math
@@ -9,27 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uvit_dia.config.units import UNITS, units_with
-from uvit_dia.models.units.channel import CBAM, SPA, eca_kernel_size
+from uvit_dia.config.units import DEFAULT_OPTIONS, UNITS
+from uvit_dia.models.units.channel import eca_kernel_size
+from uvit_dia.models.units.own_units import facts_of_class
 from uvit_dia.models.units.protocol import AttentionUnit
-from uvit_dia.models.units.registry import (
-    ATTENTION_NAMES,
-    DEFAULT_OPTIONS,
-    REDUCED,
-    SAMS,
-    make_attention_unit,
-)
+from uvit_dia.models.units.registry import ATTENTION_NAMES, CLASSES, make_attention_unit
+from uvit_dia.models.units.spatial import CBAM, SPA
 from uvit_dia.models.uvit import UViT
 
-NAMES = tuple(SAMS)
-BY_CHANNEL = ("se", "eca", "srm", "spa", "spem", "sem")  # gates that are the same for every token
+NAMES = tuple(name for name in CLASSES if name != "constant")
+# gates that are the same for every token
+BY_CHANNEL = ("se", "eca", "srm", "spa", "spem", "sem")
+OF_TABLES = {"reduction": 4, "groups": 8}  # in the formulas below
 BATCH, SIDE, EXTRA, CHANNELS = 3, 4, 2, 16
 TOKENS = EXTRA + SIDE * SIDE
 
 
 def make_unit(name: str, channels: int = CHANNELS, extra: int = EXTRA, **options: Any) -> Any:
     """Build a unit whose every parameter, biases too, has a value that shows."""
-    unit = make_attention_unit(name, channels, extra, {**DEFAULT_OPTIONS, **options}, (0, 1))
+    complete = {**DEFAULT_OPTIONS, **OF_TABLES, **options}
+    unit = make_attention_unit(name, channels, extra, complete, (0, 1))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in unit.parameters():
@@ -208,7 +207,7 @@ def test_eca_agrees_with_timm(channels: int) -> None:
 
 
 def test_cbam_agrees_with_timm() -> None:
-    """There, the MLP has no biases, and a batch normalisation stands after its 7 x 7 convolution."""
+    """There, the MLP has no biases, and a normalisation stands after the 7 x 7 convolution."""
     timm = pytest.importorskip("timm.layers.cbam")
     unit = make_unit("cbam", extra=0)
     theirs = timm.CbamModule(CHANNELS, rd_channels=CHANNELS // 4, spatial_kernel_size=7)
@@ -259,7 +258,8 @@ def make_uvit(**changes: Any) -> UViT:
 def test_sharing_leaves_one_nth_of_the_weights(name: str) -> None:
     """Table III; each block has a normalisation of its own in SRM."""
     shared, unshared = (
-        make_uvit(attention=name, attention_options={"shared": shared}) for shared in (True, False)
+        make_uvit(attention=name, attention_options={"shared": shared, **OF_TABLES})
+        for shared in (True, False)
     )
     assert count(shared) == COUNTS[name]
     assert count(unshared) == 5 * COUNTS[name]
@@ -273,9 +273,13 @@ def test_eca_kernel_size_follows_its_equation(channels: int, k: int) -> None:
     assert eca_kernel_size(channels) == k
 
 
-def test_names_are_those_of_the_config() -> None:
+def test_the_table_of_units_is_what_their_classes_say() -> None:
     assert ("none", *UNITS) == ATTENTION_NAMES
-    assert units_with("reduction") == REDUCED
+    for name, unit in CLASSES.items():
+        told, facts = UNITS[name], facts_of_class(unit)
+        assert set(told.options) == set(facts.options), name
+        assert told.normalises_over_images == facts.normalises_over_images, name
+        assert told.has_running_averages == facts.has_running_averages, name
 
 
 # ---------------------------------------------------------------- in the network
@@ -359,7 +363,7 @@ def test_networks_of_bfloat16_run_forwards_and_backwards(name: str) -> None:
         model.zero_grad()
         found.float().square().mean().backward()
         gradients = [p.grad for p in model.attention_unit.parameters() if p.grad is not None]
-        assert gradients
+        assert bool(gradients) == (name != "constant")
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
@@ -426,7 +430,7 @@ def test_ablations_leave_out_what_they_say(name: str, switch: str) -> None:
         ("se", {"reduction": 5}, "divide the 16 channels, got 5"),
         ("cbam", {"reduction": 3}, "divide the 16 channels, got 3"),
         ("spa", {"reduction": 32}, "divide the 16 channels, got 32"),
-        ("sem", {"reduction": 0}, "at least 1 and divide the 16 channels, got 0"),
+        ("sem", {"reduction": -1}, "at least 1 and divide the 16 channels, got -1"),
         ("sge", {"groups": 6}, "groups must be at least 1 and divide the 16 channels, got 6"),
         ("se", {"activation": "relu"}, "options of lstm, dia_lstm, dia_lstm_light; se has neither"),
         ("eca", {"num_cells": 2}, "eca has neither"),
@@ -461,6 +465,6 @@ def test_the_initial_maps_are_what_the_papers_start_with() -> None:
     for name in ("sge", "spem"):
         fresh = make_attention_unit(name, CHANNELS, EXTRA, DEFAULT_OPTIONS)
         _, attention_map = call(fresh, tokens(BATCH, TOKENS, CHANNELS))
-        expected = torch.full_like(attention_map, fresh.initial_map())
+        expected = torch.full_like(attention_map, fresh.gate.map_start)
         torch.testing.assert_close(attention_map, expected)
-    assert math.isclose(fresh.initial_map(), 0.03206, abs_tol=1e-5)
+    assert math.isclose(fresh.gate.map_start, 0.03206, abs_tol=1e-5)

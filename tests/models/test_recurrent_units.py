@@ -1,4 +1,4 @@
-"""The recurrent cells against the authors' numbers and hand-written ones; pooling, gates, state and dropout of units."""
+"""The recurrent cells against the authors' numbers and hand-written ones; units, their dropout."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from uvit_dia.config.units import DEFAULT_OPTIONS
 from uvit_dia.models.units import recurrent_cells
 from uvit_dia.models.units.recurrent import RecurrentUnit
 from uvit_dia.models.units.recurrent_cells import (
@@ -20,7 +21,7 @@ from uvit_dia.models.units.recurrent_cells import (
     LSTMCell,
     RecurrentCell,
 )
-from uvit_dia.models.units.registry import DEFAULT_OPTIONS, make_attention_unit
+from uvit_dia.models.units.registry import make_attention_unit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dia_lstm_r4.safetensors"
 N = 12
@@ -59,7 +60,7 @@ def inputs(*shape: int, seed: int = 1) -> Tensor:
 
 
 def count(module: torch.nn.Module, *, biases: bool) -> int:
-    """Count weights alone, or biases alone; `shift` of the Light cell is b of Eq. 5, which the paper counts."""
+    """Count weights alone, or biases alone; `shift` of the Light cell counts, as in Eq. 5."""
     return sum(
         p.numel() for name, p in module.named_parameters() if (name.endswith("bias")) == biases
     )
@@ -89,7 +90,11 @@ def path(name: str, weights: dict[str, Tensor], side: str, x: Tensor, reduction:
 def reference(
     name: str, cell: RecurrentCell, steps: Tensor, *, reduction: int, activation: str
 ) -> tuple[Tensor, Tensor]:
-    """Run a cell over steps, (T, B, N), from the definitions; return h and c, (T, num_cells, B, N), in float64."""
+    """Run a cell over steps, (T, B, N), from the definitions, in float64.
+
+    Returns:
+        h and c, each (T, num_cells, B, N).
+    """
     weights = {key: value.double() for key, value in cell.state_dict().items()}
     zeros = torch.zeros(steps.shape[1:], dtype=torch.float64)
     h, c = [zeros] * cell.num_cells, [zeros] * cell.num_cells
@@ -477,7 +482,7 @@ def test_nothing_is_dropped_at_evaluation_or_in_a_single_cell() -> None:
 def test_dropout_stands_between_an_h_and_the_next_cell(
     monkeypatch: pytest.MonkeyPatch, with_masks: bool
 ) -> None:
-    """It touches neither the recurrent path nor the state, and has its rate with or without masks of ours."""
+    """It leaves the recurrent path and the state alone, and has its rate with masks or without."""
     cell = make_cell("dia_lstm", num_cells=2).train()
     entered: list[Tensor] = []
     upper: Any = cell.upper[0]
@@ -517,7 +522,10 @@ def test_dropout_stands_between_an_h_and_the_next_cell(
         (lambda: DIALSTMCell(8, 16), "divide the 8 channels, got 16"),
         (lambda: DIALSTMLightCell(8, -2), "at least 1 and divide the 8 channels, got -2"),
         (lambda: make_unit(pool="max"), "pool must be one of all, patches, got 'max'"),
-        (lambda: make_unit(gate_init="one"), "gate_init must be one of paper, identity, got 'one'"),
+        (
+            lambda: make_unit(gate_init="one"),
+            "gate_init must be one of paper, identity, rescaled, got 'one'",
+        ),
         (
             lambda: make_unit(gate_init="identity", activation="relu"),
             "gate_init='identity' needs activation sigmoid or tanh",

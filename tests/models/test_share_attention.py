@@ -1,4 +1,4 @@
-"""`share_attention` against models that pass the state by hand, the paper's counts, and what models are put through."""
+"""`share_attention` against a state passed by hand, the paper's counts, and what models meet."""
 
 import contextlib
 import copy
@@ -21,14 +21,21 @@ from torch.utils.checkpoint import checkpoint
 
 import uvit_dia
 from examples.classification import read_input
-from examples.preact_resnet import PreActResNet
+from examples.resnet import (
+    Bottleneck,
+    PreActBottleneck,
+    ResNet,
+    WideBlock,
+    preact_resnet164,
+    resnet164,
+    wrn52_4,
+)
 from tests.support.forked import Child, start_ranks
 from uvit_dia.models.other_backbones.share_attention import share_attention
 from uvit_dia.models.units.channel import eca_kernel_size
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
-RESNET = {f"stage{i}": f"stage{i}.*.conv3" for i in (1, 2, 3)}
 NORMS = "blocks.*.norm2"
 WIDTH = 8
 EXACT = {"rtol": 0.0, "atol": 1e-6}
@@ -49,7 +56,7 @@ class Block(nn.Module):
 
 
 class TokenNet(nn.Module):
-    """Blocks on tokens (B, L, D); `fail_at` raises `error` before a block, `stop_at` returns before it."""
+    """Blocks on tokens (B, L, D); before a block `fail_at` raises `error`, `stop_at` returns."""
 
     error: type[BaseException] = ArithmeticError
 
@@ -127,22 +134,38 @@ def by_hand(model: nn.Module, attention: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def resnet_by_hand(model: PreActResNet, attention: nn.Module, x: Tensor) -> Tensor:
-    """Run a PreActResNet, passing the state explicitly: `x + a ⊗ h` with GAP over positions (Eq. 4)."""
-    x = model.stem(x)
-    for name in RESNET:
+def small_resnet(block: Any = Bottleneck, blocks_per_stage: int = 3) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(block, blocks_per_stage, widths=(16, 32, 64))
+
+
+def branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a block's residual branch gives, normalised but ungated, and its shortcut."""
+    if isinstance(block, Bottleneck):
+        y = F.relu(block.bn1(block.conv1(x)))
+        y = block.conv3(F.relu(block.bn2(block.conv2(y))))
+        return block.bn3.forward(y), block.shortcut(x)  # `forward` goes past the hooks
+    y = block.conv2(F.relu(block.bn2(block.conv1(F.relu(block.bn1(x))))))
+    if isinstance(block, PreActBottleneck):
+        return block.bn4.forward(block.conv3(F.relu(block.bn3(y)))), block.shortcut(x)
+    shortcut = x if block.shortcut is None else block.shortcut(F.relu(block.bn1(x)))
+    return block.bn3.forward(y), shortcut
+
+
+def resnet_by_hand(model: ResNet, attention: nn.Module, x: Tensor) -> Tensor:
+    """Run a ResNet, passing the state by hand: `x + a ⊗ h` with GAP over positions (Eq. 4)."""
+    x = model.stem_norm(model.stem(x))
+    for name in model.targets:
         unit: Any = attention[name].unit
         state = None
         for index, block in enumerate(getattr(model, name)):
-            y = F.relu(block.bn1(x))
-            shortcut = x if block.shortcut is None else block.shortcut(y)
-            y = block.conv2(F.relu(block.bn2(block.conv1(y))))
-            a = block.conv3.forward(F.relu(block.bn3(y)))  # B C H W, without hooks
+            a, shortcut = branch(block, x)  # B C H W
             tokens = a.permute(0, 2, 3, 1).flatten(1, 2)
             state = unit.initial_state(tokens) if state is None else state
             _, h, state = unit(tokens, state, index, tuple(a.shape[2:]))
             x = shortcut + a * h[:, :, None, None]
-    return model.head(F.relu(model.norm(x)).mean(dim=(2, 3)))
+            x = F.relu(x) if isinstance(block, Bottleneck) else x
+    return model.head(model.norm(x).mean(dim=(2, 3)))
 
 
 def randomise(module: nn.Module) -> None:
@@ -187,9 +210,13 @@ def test_tokens_agree_with_a_state_that_is_passed_by_hand(unit: str, shared: boo
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("block", [Bottleneck, PreActBottleneck, WideBlock])
 @pytest.mark.parametrize("unit", ["dia_lstm", "cbam"])
-def test_feature_maps_agree_with_eq_4(unit: str, memory_format: torch.memory_format) -> None:
-    model, attention = make(RESNET, unit, model=PreActResNet(3, width=4))
+def test_feature_maps_agree_with_eq_4(
+    unit: str, block: type, memory_format: torch.memory_format
+) -> None:
+    resnet = small_resnet(block)
+    model, attention = make(resnet.targets, unit, model=resnet)
     model.eval()
     x = images().to(memory_format=memory_format)
     if unit == "dia_lstm":
@@ -198,7 +225,8 @@ def test_feature_maps_agree_with_eq_4(unit: str, memory_format: torch.memory_for
         )
     assert model(x).shape == (2, 10)  # cbam sees that 8 x 12 is no square
     seen: list[Tensor] = []
-    model.stage1[0].conv3.register_forward_hook(lambda module, inputs, y: seen.append(y))
+    last = getattr(model.stage1[0], block.last_norm)
+    last.register_forward_hook(lambda module, inputs, y: seen.append(y))
     model(x)
     assert seen[0].is_contiguous(memory_format=memory_format)
 
@@ -248,11 +276,38 @@ def test_an_identity_start_changes_nothing() -> None:
     torch.testing.assert_close(model(tokens()), before, rtol=0, atol=0)
 
 
-def test_linear_layers_start_as_in_u_vit() -> None:
-    attention = share_attention(PreActResNet(1), "stage3.*.conv3")
-    cell: Any = attention["stage"].unit.cell
-    assert cell.input_expand.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert cell.input_expand.bias.abs().max() == 0
+def test_linear_layers_start_as_torch_draws_them_or_as_in_u_vit() -> None:
+    """On classifiers the units' authors leave torch's start: uniform within 1 / sqrt(fan_in)."""
+    layers = []
+    for options in ({}, {"linear_init": "torch"}, {"linear_init": "u_vit"}):
+        attention = share_attention(ResNet(Bottleneck, 1), "stage3.*.bn3", **options)
+        layers.append(attention["stage"].unit.cell.input_expand)
+    for layer in layers[:2]:
+        bound = layer.in_features**-0.5
+        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert 0.9 * bound < layer.bias.abs().max() <= bound
+    assert layers[2].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layers[2].bias.abs().max() == 0
+
+
+def test_srm_is_that_of_its_authors_on_classifiers() -> None:
+    """Its variance is unbiased there; a U-ViT keeps the biased one, for the sake of older runs."""
+    y = tokens()
+    units = []
+    for options in ({}, {"variance": "biased"}):
+        model = TokenNet().eval()
+        attention = share_attention(model, NORMS, "srm", **options)
+        units.append(attention["stage"].unit)
+    styles = []
+    for unit in units:
+        nn.init.ones_(unit.style)
+        unit.eval()
+        norm = unit.norms["0"]  # which a new one leaves as it is, but for eps
+        z = torch.logit(unit(y, unit.initial_state(y), 0)[1]) * (1 + norm.eps) ** 0.5
+        styles.append(z)
+    for found, unbiased in zip(styles, (True, False), strict=True):
+        std = (y.var(dim=1, unbiased=unbiased) + 1e-5).sqrt()
+        torch.testing.assert_close(found, y.mean(dim=1) + std, rtol=0, atol=1e-5)
 
 
 def test_names_in_another_order_are_the_order_of_the_state() -> None:
@@ -282,30 +337,62 @@ def test_the_tenth_block_comes_after_the_ninth() -> None:
 # ---------------------------------------------------------------- how many weights
 
 
-@pytest.fixture(scope="module")
-def resnet164() -> PreActResNet:
+def on_meta(make_model: Callable[..., ResNet]) -> ResNet:
+    """Make a network for CIFAR-100 that only has shapes."""
     with torch.device("meta"):
-        return PreActResNet(18, num_classes=100)
+        return make_model(num_classes=100)
 
 
-def test_resnet164_has_the_papers_size(resnet164: PreActResNet) -> None:
-    assert sum(p.numel() for p in resnet164.parameters()) / 1e6 == pytest.approx(1.73, abs=0.005)
+def millions(model: nn.Module) -> float:
+    return sum(p.numel() for p in model.parameters()) / 1e6
 
 
-@pytest.mark.parametrize(("reduction", "millions"), [(1, 0.86), (4, 0.22), (8, 0.11), (16, 0.05)])
+def added(make_model: Callable[..., ResNet], **options: Any) -> Any:
+    """Return the units that the paper adds to a network."""
+    model = on_meta(make_model)
+    return share_attention(model, model.targets, **options)
+
+
+def test_resnet164_has_the_papers_size() -> None:
+    """1.73M alone, 1.95M with DIA-LSTM and its biases (Tables XII and XIV): post-activation."""
+    model = on_meta(resnet164)
+    assert millions(model) == pytest.approx(1.73, abs=0.005)
+    share_attention(model, model.targets)
+    assert millions(model) == pytest.approx(1.95, abs=0.005)
+
+
+def test_the_pre_activation_networks_have_a_normalisation_before_the_unit() -> None:
+    """Each block has 2 N weights more than He et al.'s."""
+    model = on_meta(preact_resnet164)
+    extra = sum(2 * width for width in (64, 128, 256)) * 18
+    norms = [m for n, m in model.named_modules() if n.endswith("bn4")]
+    assert sum(p.numel() for norm in norms for p in norm.parameters()) == extra
+    for make_model, per_stage in ((resnet164, 18), (preact_resnet164, 18), (wrn52_4, 8)):
+        attention = added(make_model)
+        assert [len(stage.target_names) for stage in attention.stages()] == [per_stage] * 3
+        assert [stage.channels for stage in attention.stages()] == [64, 128, 256]
+
+
+@pytest.mark.parametrize("make_model", [resnet164, preact_resnet164])
+@pytest.mark.parametrize(("reduction", "expected"), [(1, 0.86), (4, 0.22), (8, 0.11), (16, 0.05)])
 def test_added_weights_are_those_of_table_xii(
-    resnet164: PreActResNet, reduction: int, millions: float
+    make_model: Callable[..., ResNet], reduction: int, expected: float
 ) -> None:
-    attention = share_attention(copy.deepcopy(resnet164), RESNET, reduction=reduction)
-    assert round(attention.num_weights() / 1e6, 2) == millions
-    assert [len(stage.target_names) for stage in attention.stages()] == [18, 18, 18]
+    assert round(added(make_model, reduction=reduction).num_weights() / 1e6, 2) == expected
 
 
-def test_stacked_cells_add_the_weights_of_table_xiv(resnet164: PreActResNet) -> None:
-    one, three = (
-        share_attention(copy.deepcopy(resnet164), RESNET, num_cells=k).num_weights() for k in (1, 3)
-    )
+def test_stacked_cells_add_the_weights_of_table_xiv() -> None:
+    one, three = (added(resnet164, num_cells=k).num_weights() for k in (1, 3))
     assert round((three - one) / 1e6, 2) == 1.38
+
+
+def test_wrn52_4_gets_the_papers_weights() -> None:
+    """+0.23M at r = 4 is the unit and the normalisations that its authors put before it."""
+    model = on_meta(wrn52_4)
+    of_norms = sum(p.numel() for n, p in model.named_parameters() if ".bn3." in n) / 1e6
+    plain = millions(model) - of_norms
+    share_attention(model, model.targets)
+    assert round(millions(model) - plain, 2) == 0.23
 
 
 def weights_of_table(width: int, reduction: int, groups: int, num_blocks: int) -> dict[str, int]:
@@ -334,13 +421,13 @@ def test_weights_are_those_of_the_docs_table(width: int) -> None:
     assert tuple(table) == ATTENTION_NAMES
     for name in ATTENTION_NAMES[1:]:
         model = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        assert share_attention(model, "*", name).num_weights() == table[name], name
+        attention = share_attention(model, "*", name, reduction=4, groups=8)
+        assert attention.num_weights() == table[name], name
 
 
-def test_unshared_units_have_a_weight_set_each(resnet164: PreActResNet) -> None:
+def test_unshared_units_have_a_weight_set_each() -> None:
     shared, unshared = (
-        share_attention(copy.deepcopy(resnet164), RESNET, "se", shared=is_shared).num_weights()
-        for is_shared in (True, False)
+        added(resnet164, unit="se", shared=is_shared).num_weights() for is_shared in (True, False)
     )
     assert unshared == 18 * shared  # 94.4 % less (Table III)
 
@@ -349,7 +436,11 @@ def test_unshared_units_have_a_weight_set_each(resnet164: PreActResNet) -> None:
 
 NAMES = ["blocks.0.norm2", "blocks.1.norm2"]
 BAD: list[tuple[Any, dict[str, Any], str]] = [
-    ("blocks.*.norm3", {}, r"'blocks\.\*\.norm3' of stage 'stage' matches no module; .*blocks\.\d\.norm2"),
+    (
+        "blocks.*.norm3",
+        {},
+        r"'blocks\.\*\.norm3' of stage 'stage' matches no module; .*blocks\.\d\.norm2",
+    ),
     ("*.norm2", {}, "matches no module"),  # * stays within one part
     ([NORMS, "blocks.0.norm2"], {}, r"blocks\.0\.norm2 is matched 2 times: let one pattern"),
     ({"a": NAMES, "b": NAMES[1:]}, {}, r"blocks\.1\.norm2 is matched 2 times"),
@@ -357,8 +448,16 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ({}, {}, "targets is empty"),
     ({"a.b": NORMS}, {}, "a stage cannot be called 'a.b'"),
     ({"keys": NORMS}, {}, "a stage cannot be called 'keys'"),
-    (["blocks.0.norm2", "blocks.0.mlp.0"], {}, "mixes widths .*has 8 channels, .*has 16 channels.*make one"),
-    ("blocks.*.mlp", {}, r"blocks\.0\.mlp of stage 'stage' does not tell its width: give channels= or example"),
+    (
+        ["blocks.0.norm2", "blocks.0.mlp.0"],
+        {},
+        "mixes widths .*has 8 channels, .*has 16 channels.*make one",
+    ),
+    (
+        "blocks.*.mlp",
+        {},
+        r"blocks\.0\.mlp of stage 'stage' does not tell its width: give channels= or example",
+    ),
     (NORMS, {"unit": "none"}, "unit must be one of lstm, dia_lstm"),
     (NORMS, {"unit": "dia"}, "unit must be one of lstm, dia_lstm"),
     (NORMS, {"reductoin": 4}, "there is no option 'reductoin'; a unit has reduction"),
@@ -366,7 +465,11 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (NORMS, {"reduction": 3}, "reduction must .* divide the 8 channels, got 3"),
     (NORMS, {"name": "blocks"}, "name must be a new attribute of the model.*got 'blocks'"),
     (NORMS, {"name": "a.b"}, "name must be a new attribute"),
-    (list(reversed(NAMES)), {"example_input": tokens()}, r"another order: give the names as \['blocks\.0"),
+    (
+        list(reversed(NAMES)),
+        {"example_input": tokens()},
+        r"another order: give the names as \['blocks\.0",
+    ),
 ]  # fmt: skip
 
 
@@ -426,7 +529,7 @@ def test_outputs_of_another_shape_are_told() -> None:
 
 
 def test_an_example_tells_widths_and_leaves_no_trace() -> None:
-    model = PreActResNet(1, width=4)
+    model = small_resnet(blocks_per_stage=1)
     model.stage1.eval()
     before = copy.deepcopy(model.state_dict())
     attention = share_attention(model, {"a": "stage1.*", "b": "stage2.*"}, example_input=images())
@@ -496,13 +599,14 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 
 def test_weights_stand_once_under_their_prefix() -> None:
-    model = PreActResNet(3, width=4)
+    model = small_resnet()
     plain = list(model.state_dict())
-    make(RESNET, model=model)
+    make(model.targets, model=model)
     added = [key for key in model.state_dict() if key not in plain]
     assert [key for key in model.state_dict() if key in plain] == plain
     assert len(added) == 3 * 8
-    assert all(key.startswith(("shared_attention.stage1.unit.cell.", "shared_attention.stage2.unit.cell.", "shared_attention.stage3.unit.cell.")) for key in added)  # fmt: skip
+    prefixes = tuple(f"shared_attention.stage{k}.unit.cell." for k in (1, 2, 3))
+    assert all(key.startswith(prefixes) for key in added)
     assert len(list(model.parameters())) == len({id(p) for p in model.parameters()})
 
 
@@ -778,7 +882,7 @@ def test_a_compiled_model_gives_the_same_numbers(backend: str) -> None:
 
 
 def train_as_rank(folder: str, checkpointing: bool) -> None:
-    """Take two steps on this rank's half of the images, and save the weights and the last gradients."""
+    """Take two steps on this rank's half of the images; save the weights and the last gradients."""
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 

@@ -22,8 +22,8 @@ from PIL import Image
 import eval_fid
 import sample
 import train
-from tests.data.test_sources import load
 from tests.runs.test_checkpoint import seal
+from tests.support.image_sets import load
 from tests.support.runs import step_folder, tiny_config, tiny_trainer, tree
 from tests.support.synthetic_sweeps import make_sweep
 from uvit_dia.config.checks import make_config

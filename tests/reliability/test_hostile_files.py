@@ -16,10 +16,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.data.test_sources import load, png_of_size
 from tests.runs.test_checkpoint import forge
 from tests.support.figures import RecordFigure
 from tests.support.forked import Child
+from tests.support.image_sets import load, png_of_size
 from tests.support.runs import step_folder, tiny_trainer, tree
 from tests.support.synthetic_sweeps import make_sweep
 from uvit_dia.config.files import read_config_json

@@ -1,4 +1,4 @@
-"""Comparisons with the baseline: the rule that decides, the family of tests, and their sentences."""
+"""Comparisons with the baseline: the rule that decides, the family of tests, the sentences."""
 
 import math
 from pathlib import Path

@@ -4,8 +4,9 @@ Whatever is missing, the report is made, draws what is there, and shows no numbe
 """
 
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,14 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "BOOTSTRAP_RESAMPLES", 99)
 
 
-def check_report(folder: Path) -> str:
+def check_report(folder: Path, *, is_laid_out: bool = False) -> str:
     """Make every part of a report, without writing pictures; return its words."""
     results = read_results(folder)
     for draw in FIGURES.values():
         drawn = draw(results)
         if drawn is not None:
+            if not is_laid_out:
+                drawn.set_layout_engine("none")  # which takes most of the time
             drawn.canvas.draw()
     comparisons = compare_variants(results) if results.settings else []
     blocks = report_blocks(results, comparisons, {})
@@ -88,8 +91,19 @@ def check_report(folder: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("measure", [*LOGGED, *MEASURED])
+def spread_out(names: Sequence[str], others: Sequence[str], fast: int) -> list:
+    """Return all pairs of names; a name with more than `fast` of the others is slow."""
+    cases = []
+    for row, name in enumerate(names):
+        for column, other in enumerate(others):
+            is_fast = (column - row) % len(others) < fast
+            cases.append(pytest.param(name, other, marks=() if is_fast else pytest.mark.slow))
+    return cases
+
+
+@pytest.mark.parametrize(
+    ("measure", "scope"), spread_out((*LOGGED, *MEASURED), tuple(SCOPES), fast=1)
+)
 def test_a_measure_that_is_missing(tmp_path: Path, measure: str, scope: str) -> None:
     for cell in filter(SCOPES[scope], small_sweep(tmp_path)):
         name = "metrics.jsonl" if measure in LOGGED else "eval.jsonl"
@@ -97,45 +111,42 @@ def test_a_measure_that_is_missing(tmp_path: Path, measure: str, scope: str) -> 
     check_report(tmp_path)
 
 
-@pytest.mark.parametrize("scope", ["one cell", "other variant", "all cells"])
+IMPOSSIBLE = {
+    repr(value)[:12]: value
+    for value in [
+        *(None, math.nan, math.inf, -math.inf, 10**400, 1e300, -1e300, 1e38, 0, -1.0),
+        *("1", [], True),
+    ]
+}
+
+
 @pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        float("nan"),
-        float("inf"),
-        float("-inf"),
-        10**400,
-        1e300,
-        -1e300,
-        0,
-        -1.0,
-        "1",
-        [],
-        True,
-    ],
-    ids=str,
+    ("value", "scope"), spread_out(tuple(IMPOSSIBLE), ("all cells", "one cell", "other variant"), 1)
 )
-def test_a_measure_that_is_impossible(tmp_path: Path, value: object, scope: str) -> None:
+def test_a_measure_that_is_impossible(tmp_path: Path, value: str, scope: str) -> None:
     for cell in filter(SCOPES[scope], small_sweep(tmp_path)):
         home = tmp_path / "cells" / cell["name"]
         for measure in LOGGED:
-            change_lines(home / "metrics.jsonl", measure, value)
+            change_lines(home / "metrics.jsonl", measure, IMPOSSIBLE[value])
         for measure in MEASURED:
-            change_lines(home / "eval.jsonl", measure, value)
-    check_report(tmp_path)
+            change_lines(home / "eval.jsonl", measure, IMPOSSIBLE[value])
+    check_report(tmp_path, is_laid_out=True)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", ["metrics.jsonl", "eval.jsonl", "config.json", "env.json"])
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    spread_out(("metrics.jsonl", "eval.jsonl", "config.json", "env.json"), tuple(SCOPES), fast=1),
+)
 def test_a_file_that_is_missing(tmp_path: Path, name: str, scope: str) -> None:
     for cell in filter(SCOPES[scope], small_sweep(tmp_path)):
         (tmp_path / "cells" / cell["name"] / name).unlink()
     check_report(tmp_path)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("state", ["diverged", "running", "failed", "preempted", "waiting"])
+@pytest.mark.parametrize(
+    ("state", "scope"),
+    spread_out(("diverged", "running", "failed", "preempted", "waiting"), tuple(SCOPES), fast=1),
+)
 def test_cells_that_did_not_finish(tmp_path: Path, state: str, scope: str) -> None:
     cells = small_sweep(tmp_path / "plan")
     states = {cell["name"]: state for cell in filter(SCOPES[scope], cells)}
@@ -152,7 +163,7 @@ def test_small_sweeps(
     tmp_path: Path, variants: tuple, batch_sizes: tuple, seeds: tuple, spread: float
 ) -> None:
     small_sweep(tmp_path, variants=variants, batch_sizes=batch_sizes, seeds=seeds, spread=spread)
-    check_report(tmp_path)
+    check_report(tmp_path, is_laid_out=True)
 
 
 def test_a_cell_that_the_sweep_did_not_plan(tmp_path: Path) -> None:
@@ -165,7 +176,7 @@ def test_a_cell_that_the_sweep_did_not_plan(tmp_path: Path) -> None:
 
 
 def test_a_noise_scale_of_all_seeds_together_where_no_seed_has_one(tmp_path: Path) -> None:
-    """A short run: the signal of one seed and the noise of the other come out negative by chance."""
+    """A short run: the signal of one seed and the noise of the other are negative by chance."""
     terms = {0: (10.0, -1.0), 1: (-1.0, 3.0)}
     for cell in small_sweep(tmp_path):
         noise, signal = terms[cell["seed"]]
@@ -194,15 +205,27 @@ def test_the_gaussian_mark_is_drawn_or_named(tmp_path: Path, mark: float, word: 
     assert f"| a Gaussian in pixels, which a model must beat | {mark:.4g}" in text
 
 
-def test_the_floor_is_told_with_its_spread_or_as_one_number(tmp_path: Path) -> None:
+def test_the_floor_is_told_as_far_as_the_records_have_it(tmp_path: Path) -> None:
     cells = small_sweep(tmp_path)
-    text = check_report(tmp_path)
-    assert "| floor: real against real images | 0.3000 ± 0.050 (500 images, train) |" in text
-    for cell in cells:
-        path = tmp_path / "cells" / cell["name"] / "eval.jsonl"
-        change_lines(path, "floor_std", MISSING)
-        change_lines(path, "floor_draws", 20)
-        change_lines(path, "gaussian_mark", MISSING)
-    text = check_report(tmp_path)
-    assert "| floor: real against real images | 0.3000 (20 draws, 500 images, train) |" in text
+    paths = [tmp_path / "cells" / cell["name"] / "eval.jsonl" for cell in cells]
+
+    def told(**changes: object) -> str:
+        for path in paths:
+            for key, value in changes.items():
+                change_lines(path, key, value)
+        return check_report(tmp_path)
+
+    floor = "| floor: real against real images | "
+    text = told(floor_std=MISSING, gaussian_mark=MISSING)  # as versions before the second mark
+    assert floor + "0.3000 (500 images of the split train)" in text
     assert "Gaussian" not in text
+    text = told(floor_std=0.05, floor_draws=20, floor_rule="500 of 1797 against the others")
+    words = "mean ± standard deviation of 20 draws; 500 of 1797 against the others"
+    assert f"{floor}0.3000 ± 0.050 ({words})" in text
+    text = told(floor_std=None, floor_draws=1, gaussian_mark=None)
+    assert floor + "0.3000 (500 of 1797 against the others)" in text
+    rule = "no floor: too few real images"
+    matched = {"matched_value": 2.5, "matched_floor": 0.5, "matched_num_images": 250}
+    text = told(floor=None, floor_rule=rule, matched_floor_std=0.1, **matched)
+    assert floor + rule in text
+    assert "| FD (digits) at 250 images | 2.500 to 2.500, real images 0.5000 ± 0.10 |" in text

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
-from uvit_dia.plots.style import LOOKS, png_bytes
+from uvit_dia.plots.style import png_bytes
 from uvit_dia.report import __main__ as report
 from uvit_dia.report.__main__ import write_report
 from uvit_dia.report.figure_columns import metric_figure, noise_figure
@@ -32,7 +33,7 @@ FIGURES = ("metric", "finalloss", "loss", "gradients", "noise", "samples")
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of 48 runs with a large effect, a harmful variant, divergences and a run that still goes on."""
+    """A sweep of 48 runs: a large effect, a harmful variant, divergences, a run that still runs."""
     folder = tmp_path_factory.mktemp("sweeps") / "full"
     means = {(v, b): 2.6 - 0.2 * np.log2(b / 8) for v in VARIANTS for b in SIZES}
     means[("dia_lstm", 16)] -= 1.0
@@ -56,7 +57,8 @@ def text_of(folder: Path) -> str:
     [
         (
             (0.999, 0, 0.0),
-            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at batch size 8 and 22,170 at 32",
+            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at "
+            "batch size 8 and 22,170 at 32",
         ),
         (
             (0.999, 0, 0.05),
@@ -65,7 +67,8 @@ def text_of(folder: Path) -> str:
         ),
         (
             (0.0, 5000, 0.0),
-            "half-life of 5,000 images at every batch size; at the end of a run that is 5,000 images at every",
+            "half-life of 5,000 images at every batch size; at the end of a run that is 5,000 "
+            "images at every",
         ),
         ((0.0, 5000, 0.1), "5,000 images at every batch size, or 10% of the run so far where that"),
     ],
@@ -211,9 +214,10 @@ def test_poor_sweeps_have_a_report_too(tmp_path: Path, case: str) -> None:
 # ------------------------------------------------------------------ the command
 
 
-def run_report(*arguments: str) -> subprocess.CompletedProcess:
+def run_report(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "uvit_dia.report", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def test_command_writes_where_it_is_told(tmp_path: Path) -> None:
@@ -287,6 +291,29 @@ def test_the_same_sweep_gives_the_same_files(full: Path, tmp_path: Path) -> None
         assert (tmp_path / "again" / name).read_bytes() == path.read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("module://matplotlib_inline.backend_inline", "text.usetex: True\naxes.titleweight: bold"),
+        ("no_such_backend", "backend: tkagg\nlines.markersize: 20\nfigure.subplot.left: 0.3"),
+    ],
+    ids=["notebook", "no display"],
+)
+def test_neither_matplotlibrc_nor_backend_changes_a_figure(
+    tmp_path: Path, backend: str, settings: str
+) -> None:
+    make_sweep(tmp_path, batch_sizes=(32,), seeds=(0, 1), previews=True)
+    write_report(tmp_path, tmp_path / "plain")
+    (tmp_path / "matplotlibrc").write_text(settings)
+    environment = {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    done = run_report(str(tmp_path), **environment)
+    assert done.returncode == 0, done.stderr
+    plain = sorted((tmp_path / "plain" / "figures").iterdir())
+    assert len(plain) == 2 * len(FIGURES)
+    for path in plain:
+        assert (tmp_path / "report" / "figures" / path.name).read_bytes() == path.read_bytes()
+
+
 # ------------------------------------------------------------------ figures
 
 
@@ -320,9 +347,24 @@ def test_floor_far_below_stands_under_a_break(tmp_path: Path) -> None:
     assert lower.get_ylim()[0] < 0.3 < lower.get_ylim()[1]
 
 
-def test_variants_differ_in_colour_marker_line_and_hatch() -> None:
-    for attribute in ("colour", "marker", "line", "hatch"):
-        assert len({str(getattr(one, attribute)) for one in LOOKS}) == len(LOOKS), attribute
+def test_variants_of_one_batch_size_stand_along_the_axis(tmp_path: Path) -> None:
+    variants = ("uvit", *(f"option_{index}" for index in range(8)))
+    make_sweep(tmp_path, variants=variants, batch_sizes=(32,), seeds=(0, 1), previews=True)
+    results = read_results(tmp_path)
+    figure = metric_figure(results)
+    assert figure is not None
+    named = figure.axes[-1]
+    assert [tick.get_text() for tick in named.get_xticklabels()] == list(variants)
+    drawn = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
+    assert list(named.get_xticks()) == pytest.approx(drawn)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["floor: real against real"]
+    noise = noise_figure(results)
+    assert noise is not None
+    equality = [a for a in noise.axes[0].lines if a.get_label() == "noise scale = batch size"]
+    assert list(equality[0].get_ydata()) == [32, 32]
+    samples = samples_figure(results)
+    assert samples is not None
+    assert [axes.get_title().replace("\n", "") for axes in samples.axes] == list(variants)
 
 
 def test_looks_are_told_apart_in_grey_by_their_shapes(full: Path) -> None:
@@ -541,7 +583,8 @@ def test_page_fits_a_phone(full: Path, tmp_path: Path) -> None:
     wrapper = tmp_path / "phone.html"
     source = (full / "report" / "report.html").as_uri()
     wrapper.write_text(
-        f'<iframe id="page" width="360" height="700" style="border:0" src="{source}"></iframe><script>'
+        f'<iframe id="page" width="360" height="700" style="border:0" src="{source}"></iframe>'
+        "<script>"
         "page.onload = () => { const d = page.contentDocument, root = d.documentElement;"
         "const wide = [...d.querySelectorAll('p, li, h1, h2, h3, figure, .scroll')]"
         ".filter(e => e.getBoundingClientRect().right > 360).length;"

@@ -1,4 +1,4 @@
-"""The table of a sweep: what is in it, what is left out and why, and that its CSV never changes without a reason."""
+"""The table of a sweep: what is in it, what is left out and why, and that its CSV is stable."""
 
 import json
 import math
@@ -162,7 +162,7 @@ def test_a_divergence_is_counted_and_has_its_step(sweep: Path, has_log: bool) ->
 
 
 def test_a_trained_model_whose_samples_are_not_finite(sweep: Path) -> None:
-    """As a sweep has it: no metric, a divergence by the launcher's word, and a training that came to its end."""
+    """No metric, a divergence by the launcher's word, and a training that came to its end."""
     before = row_of(read_results(sweep))
     write_evaluations(sweep)
     told = {
@@ -396,7 +396,7 @@ def test_csv_is_the_same_for_any_order_of_cells_and_files(tmp_path: Path) -> Non
 
 
 def test_csv_does_not_tell_of_interruptions(sweep: Path) -> None:
-    """What a killed and restarted sweep leaves behind: an evaluation made twice, torn lines, other times and speeds."""
+    """A killed and restarted sweep leaves evaluations made twice, torn lines, other times."""
     wanted = results_csv(read_results(sweep))
     folder = cell_folder(sweep)
     lines = (folder / "eval.jsonl").read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""The statistics of the report, against closed forms, numbers worked out by hand, and simulation."""
+"""The statistics of the report, against closed forms, numbers by hand, and simulation."""
 
 import math
 from collections.abc import Callable
@@ -98,7 +98,8 @@ def test_pairs_that_differ_by_rounding_alone_are_not_tested(shift: float) -> Non
 
 
 def test_holm_by_hand() -> None:
-    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; the last is raised to 0.06
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04;
+    # the last is raised to 0.06
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
@@ -167,7 +168,8 @@ def test_bootstrap_interval_of_many_values_is_the_normal_one() -> None:
 
 
 def test_hedges_g_by_hand() -> None:
-    # difference -1, pooled standard deviation 1, J(4) = Gamma(2) / (sqrt(2) Gamma(3/2)) = sqrt(2 / pi)
+    # difference -1, pooled standard deviation 1,
+    # J(4) = Gamma(2) / (sqrt(2) Gamma(3/2)) = sqrt(2 / pi)
     effect = hedges_g([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])
     assert effect.g == pytest.approx(-math.sqrt(2 / math.pi))
     assert effect.low < effect.g < effect.high

@@ -211,6 +211,12 @@ def test_a_flag_says_where_the_images_lie(
     assert read_config_json(run / "config.json").data.path == "images"  # nothing was changed
 
 
+def test_a_flag_without_effect_is_refused(tmp_path: Path) -> None:
+    assert train(tmp_path / "digits").exit_code == 0
+    with pytest.raises(InputError, match=r"--data_path: .*'digits' reads no files"):
+        evaluate("--checkpoint", str(tmp_path / "digits"), "--data_path", "images")
+
+
 def test_a_run_that_moved_is_the_same_run(
     run: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from tests.support.runs import (
     train_arguments,
     tree,
 )
-from uvit_dia.models.uvit import ATTENTION_NAMES
+from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,

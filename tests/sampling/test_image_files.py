@@ -148,6 +148,35 @@ def test_png_folder_passes_over_files_that_were_being_written(tmp_path: Path) ->
     assert PngFolder(tmp_path, ORIGIN).missing(2) == [1]
 
 
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini", "._000000.png", ".nfs0001")
+
+
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_files_that_systems_leave_behind_are_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    PngFolder(tmp_path, ORIGIN).write([0], random_images(1, 1, 8))
+    assert PngFolder(tmp_path, ORIGIN).missing(2) == [1]
+    assert (tmp_path / name).read_bytes() == b""
+
+
+def test_block_of_the_images_that_are_there_holds(tmp_path: Path) -> None:
+    PngFolder(tmp_path, ORIGIN).write([0], random_images(1, 1, 8))
+    folder = PngFolder(tmp_path, {**ORIGIN, "block": 12}, any_block=True)
+    assert folder.block == 4
+    assert json.loads((tmp_path / "samples.json").read_text()) == ORIGIN
+    assert PngFolder(tmp_path / "new", {**ORIGIN, "block": 12}, any_block=True).block == 12
+    with pytest.raises(InputError, match="another checkpoint or other settings"):
+        PngFolder(tmp_path, {**ORIGIN, "block": 12, "seed": 1}, any_block=True)
+
+
+@pytest.mark.parametrize("block", [0, -1, True, "4", None, [4]])
+def test_block_that_is_none_is_refused(tmp_path: Path, block: object) -> None:
+    (tmp_path / "samples.json").write_text(json.dumps({**ORIGIN, "block": block}))
+    with pytest.raises(InputError, match="another checkpoint or other settings"):
+        PngFolder(tmp_path, {**ORIGIN, "block": 12}, any_block=True)
+
+
 @pytest.mark.parametrize("change", [{"weights_sha256": "cd" * 32}, {"block": 8}, {"seed": 1}])
 def test_png_folder_of_another_origin_is_refused(tmp_path: Path, change: dict) -> None:
     PngFolder(tmp_path, ORIGIN).write([0], random_images(1, 1, 8))

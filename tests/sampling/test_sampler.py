@@ -1,13 +1,11 @@
 """Samplers against closed forms, ideal denoisers and spies; images against their own copies at other batch sizes."""
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.configs import diffusion_config, sample_config
+from tests.support.configs import diffusion_config
+from tests.support.denoisers import exact_denoiser, gaussian_mean, images_mean, settings_of
 from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.models import UViT
@@ -21,51 +19,12 @@ STOCHASTIC = {"ddpm": {}, "dpmpp_2m_sde": {}, "ddim": {"eta": 1.0}}
 VARIANTS = [(name, {}) for name in SAMPLERS] + [("ddim", {"eta": 1.0})]
 
 
-def settings_of(name: str, num_steps: int, **changes: object) -> SampleConfig:
-    return sample_config(sampler=name, num_steps=num_steps, **{"clip_sample": False, **changes})
-
-
-def alpha_bar_at(schedule: DiffusionConfig, timesteps: Tensor) -> Tensor:
-    """Return alpha-bar at timesteps, (B, 1, 1, 1) float64; between two (euler) the noise level is interpolated."""
-    alphas_cumprod = alphas_cumprod_of(schedule).double().numpy()
-    sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
-    sigma = np.interp(timesteps.double().numpy(), np.arange(len(sigmas)), sigmas)
-    return torch.from_numpy(1 / (1 + sigma**2))[:, None, None, None]
-
-
-def exact_denoiser(
-    schedule: DiffusionConfig, posterior_mean: Callable[[Tensor, Tensor], Tensor]
-) -> Denoiser:
-    """Return the network whose x_0 is E[x_0 | x_t], in whatever it is that the schedule predicts.
-
-    Args:
-        schedule: the forward process.
-        posterior_mean: maps x_t and alpha-bar, float64, to E[x_0 | x_t].
-    """
-
-    def denoiser(x_t: Tensor, timesteps: Tensor) -> Tensor:
-        alpha_bar, x_t = alpha_bar_at(schedule, timesteps), x_t.double()
-        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        x_0 = posterior_mean(x_t, alpha_bar)
-        eps = (x_t - signal * x_0) / noise
-        predictions = {"epsilon": eps, "sample": x_0, "v_prediction": signal * eps - noise * x_0}
-        return predictions[schedule.prediction_type].float()
-
-    return denoiser
-
-
-def gaussian_mean(x_t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """E[x_0 | x_t] of data N(MEAN, STD^2)."""
-    gain = alpha_bar.sqrt() * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar)
-    return MEAN + gain * (x_t - alpha_bar.sqrt() * MEAN)
-
-
 def gaussian_samples(
     settings: SampleConfig, schedule: DiffusionConfig, num_images: int = 16
 ) -> Tensor:
     """Sample Gaussian data with the exact network; x_0 before it is clipped and rounded."""
     sampler = ImageSampler(
-        exact_denoiser(schedule, gaussian_mean),
+        exact_denoiser(schedule, gaussian_mean(MEAN, STD)),
         schedule,
         settings,
         shape=(1, 32, 32),
@@ -272,14 +231,9 @@ def test_ideal_denoiser_over_four_images_returns_them(name: str, changes: dict) 
     known = (known * 127.5 + 127.5).round()  # grey levels
     x_known = (known / 127.5 - 1).double()
 
-    def posterior_mean(x_t: Tensor, alpha_bar: Tensor) -> Tensor:
-        errors = (x_t[:, None] - alpha_bar[:, None].sqrt() * x_known).square().sum((2, 3, 4))
-        weights = torch.softmax(-errors / (2 * (1 - alpha_bar[:, 0, 0])), dim=1)  # B 4
-        return torch.einsum("bk,kchw->bchw", weights, x_known)
-
     schedule = diffusion_config()
     images = images_of(
-        exact_denoiser(schedule, posterior_mean),
+        exact_denoiser(schedule, images_mean(x_known)),
         settings_of(name, 50, **changes),
         range(48),
         batch_size=16,
@@ -337,7 +291,7 @@ def test_stochastic_samplers_draw_noise_of_their_own_for_each_image(
     """With one and the same start for all images, only the noise of the steps can tell them apart."""
     schedule = diffusion_config()
     sampler = ImageSampler(
-        exact_denoiser(schedule, gaussian_mean),
+        exact_denoiser(schedule, gaussian_mean(MEAN, STD)),
         schedule,
         settings_of(name, 20, **changes),
         shape=(1, 16, 16),
@@ -355,7 +309,7 @@ def test_ddim_without_eta_draws_no_noise_after_the_start() -> None:
     settings = settings_of("ddim", 20)
     schedule = diffusion_config()
     sampler = ImageSampler(
-        exact_denoiser(schedule, gaussian_mean),
+        exact_denoiser(schedule, gaussian_mean(MEAN, STD)),
         schedule,
         settings,
         shape=(1, 8, 8),
@@ -554,7 +508,7 @@ def test_pndm_is_refused_where_the_network_predicts_x_0() -> None:
 @pytest.mark.parametrize("total", [2, 10, 1000])
 def test_every_accepted_number_of_steps_gives_finite_images(name: str, total: int) -> None:
     schedule = diffusion_config(num_train_timesteps=total)
-    denoiser = exact_denoiser(schedule, gaussian_mean)
+    denoiser = exact_denoiser(schedule, gaussian_mean(MEAN, STD))
     accepted = 0
     for num_steps in {1, 2, 4, 5, total // 2, total - 1, total}:
         settings = settings_of(name, num_steps)

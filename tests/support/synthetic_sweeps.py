@@ -226,7 +226,7 @@ def make_sweep(
     previews: bool = False,
     **changes: object,
 ) -> list[dict]:
-    """A sweep folder; the metric is normal around `means` (default 2.0) with a standard deviation of `spread`."""
+    """A sweep folder; the metric is normal around `means` (default 2.0), its deviation `spread`."""
     cells = make_cells(variants, batch_sizes, seeds)
     write_json(
         folder / "sweep.json",

@@ -14,6 +14,7 @@ from tests.support.forked import Child
 from tests.support.mounts import take_away
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.sweep.folder import is_held
+from uvit_dia.sweep.processes import CommandRunner, Stopped
 from uvit_dia.system import lock_owner, locks, notices
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.lock_owner import LockOwner, has_ended, read_owner, this_process
@@ -219,6 +220,18 @@ def test_a_system_without_ids_goes_by_the_host(monkeypatch: pytest.MonkeyPatch) 
     assert has_ended(here) is False
     assert has_ended(replace(here, process=ended_process())) is True
     assert has_ended(replace(here, host="elsewhere")) is None
+
+
+def test_a_cell_of_a_sweep_says_what_it_waits_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner = leave(tmp_path, host="elsewhere", boot="another")
+    cell = CommandRunner(tmp_path / "logs", {}, is_launched=False)
+    cell.stop_reason = "the test ends"
+    with pytest.raises(Stopped), cell.taken(tmp_path / ".lock"):
+        pytest.fail("two hold it")
+    told = capsys.readouterr().err
+    assert f"is held by host elsewhere, process {owner.process}; if that one has ended" in told
 
 
 @pytest.mark.parametrize(

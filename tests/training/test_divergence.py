@@ -17,7 +17,8 @@ from tests.support.runs import (
     weights,
 )
 from uvit_dia.system.errors import EXIT_DIVERGED, DivergedError
-from uvit_dia.training.trainer import PeriodicTask, Trainer
+from uvit_dia.training.tasks import PeriodicTask
+from uvit_dia.training.trainer import Trainer
 
 
 def spoil(trainer: Trainer, kind: str, step: int) -> None:
@@ -84,7 +85,7 @@ def test_on_an_accelerator_the_optimizer_skips_until_the_log_step(
     for _ in range(5):
         clean.train_step()
     trainer = tiny_trainer(tmp_path / "run", changes)
-    trainer._fused_skips_updates = True
+    trainer.guard.skips_updates = True
     spoil(trainer, kind, 5)
     for _ in range(7):  # step 6 is good again, and skipped too: the host has not looked yet
         trainer.train_step()
@@ -103,7 +104,7 @@ def test_good_steps_are_the_same_whoever_skips(tmp_path: Path) -> None:
     found = []
     for skips in (False, True):
         trainer = tiny_trainer(tmp_path / str(skips))
-        trainer._fused_skips_updates = skips
+        trainer.guard.skips_updates = skips
         trainer.fit()
         found.append(checkpoint_hashes(step_folder(tmp_path / str(skips), 12)))
     assert found[0] == found[1]
@@ -111,7 +112,7 @@ def test_good_steps_are_the_same_whoever_skips(tmp_path: Path) -> None:
 
 def test_tasks_never_see_a_diverged_model(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, {"train.log_every_steps": 12})
-    trainer._fused_skips_updates = True
+    trainer.guard.skips_updates = True
     spoil(trainer, "loss nan", 1)
     trainer.tasks = (PeriodicTask(3, lambda *_: pytest.fail("called")),)
     with pytest.raises(DivergedError, match="at step 1;"):

@@ -16,7 +16,7 @@ from tests.support.runs import (
 )
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.optimizer import learning_rate_at
-from uvit_dia.training.trainer import PeriodicTask
+from uvit_dia.training.tasks import PeriodicTask
 
 
 def test_log_lines_have_the_documented_keys(tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def _train_as_on_gpus(arguments: list[str], fault: Fault) -> None:
 
     def prepare_as_on_gpus(self: Any, *arguments: Any, **named: Any) -> None:
         prepare(self, *arguments, **named)
-        self._fused_skips_updates = True
+        self.guard.skips_updates = True
 
     trainer.Trainer.__init__ = prepare_as_on_gpus  # type: ignore[method-assign]
     command("train", arguments, fault if os.environ["RANK"] == "1" else None)

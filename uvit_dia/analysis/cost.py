@@ -91,7 +91,7 @@ def make_variants(
         The variants by name, and the reasons why others were left out.
     """
     variants, skipped = {}, {}
-    for name in ATTENTION_NAMES:
+    for name in dict.fromkeys((*ATTENTION_NAMES, config.model.attention)):
         if normalises_over_images(name) and len(inputs.x_t) == 1:
             skipped[name] = f"{name} normalises over the batch: training needs at least 2 images"
             continue

@@ -27,13 +27,7 @@ from uvit_dia.analysis.probe import recorded_outputs
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import Subject, make_subject
 from uvit_dia.config.files import to_plain
-from uvit_dia.plots.parts import (
-    BOX_SENTENCE,
-    QUANTILES,
-    draw_boxes,
-    explain,
-    quantiles,
-)
+from uvit_dia.plots.parts import BOX_SENTENCE, QUANTILES, draw_boxes, explain, quantiles
 from uvit_dia.plots.style import PAPER, WIDTH, look, style
 from uvit_dia.rng import permutation
 from uvit_dia.runs.trained_model import TrainedModel, load_run

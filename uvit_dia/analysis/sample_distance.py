@@ -7,7 +7,8 @@ from accelerate import Accelerator
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.data.images import ImageSet
-from uvit_dia.evaluation.evaluator import Evaluation, make_evaluator
+from uvit_dia.evaluation.evaluation import Evaluation
+from uvit_dia.evaluation.evaluator import make_evaluator
 from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.probe import sampler_notes

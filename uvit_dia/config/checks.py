@@ -17,7 +17,14 @@ from uvit_dia.config.schema import (
     ModelConfig,
     TrainConfig,
 )
-from uvit_dia.config.units import facts_of, normalises_over_images, units_with
+from uvit_dia.config.units import (
+    DEFAULT_OPTIONS,
+    facts_of,
+    moves_averages,
+    normalises_over_images,
+    set_without_effect,
+    units_with,
+)
 from uvit_dia.system.errors import InputError
 
 LOG_SMALLEST_FLOAT32 = math.log(2.0**-126)  # of the numbers with all their digits
@@ -80,7 +87,7 @@ def _check_attention(model: ModelConfig) -> None:
     if facts is not None:
         for divisor in ("reduction", "groups"):
             value = getattr(options, divisor)
-            if divisor in facts.options and model.embed_dim % value:
+            if divisor in facts.options and value and model.embed_dim % value:
                 raise InputError(
                     f"model.attention_options.{divisor} = {value} does not divide "
                     f"model.embed_dim = {model.embed_dim}"
@@ -90,15 +97,48 @@ def _check_attention(model: ModelConfig) -> None:
                 "model.attention_options.activation and num_cells belong to "
                 f"{', '.join(units_with('num_cells'))}; for {name!r} allowed are 'default' and 1"
             )
+        idle = set_without_effect(facts, options.to_dict(with_absent=True))
+        if idle is not None:
+            raise InputError(
+                f"model.attention_options.{idle} belongs to {', '.join(units_with(idle))}; for "
+                f"{name!r} allowed is {DEFAULT_OPTIONS[idle]!r}"
+            )
     if options.gate_init == "identity" and options.activation == "relu":
         raise InputError(
             "model.attention_options.gate_init = 'identity' needs activation sigmoid or tanh"
         )
+    _check_gate(model)
     blocks = parse_blocks(options.blocks)
     if blocks != "all" and max(blocks) > model.depth:
         raise InputError(
             f"model.attention_options.blocks names block {max(blocks)}; "
             f"depth = {model.depth} has blocks 0 to {model.depth}"
+        )
+
+
+def _check_gate(model: ModelConfig) -> None:
+    """Check that there is a gate of this form and start, and that it can leave its start."""
+    name, options = model.attention, model.attention_options
+    form, facts = options.gate_form, facts_of(name)
+    if form != "h" and options.gate_init != "paper":
+        raise InputError(
+            f"model.attention_options.gate_form = {form!r} goes with gate_init = 'paper' alone, "
+            f"not {options.gate_init!r}"
+        )
+    if facts is None:
+        return
+    activation = facts.activation if options.activation == "default" else options.activation
+    starts_at_0 = activation in ("tanh", "relu")
+    if starts_at_0 and (options.gate_init == "rescaled" or form == "mean_one"):
+        raise InputError(
+            "model.attention_options: a gate that is rescaled or mean_one divides by the attention "
+            f"map, which {name!r} starts at 0 here; activation = 'sigmoid' does not"
+        )
+    is_normalised = options.normalisation != "default"  # by scales that start at 0
+    if form == "residual" and (facts.starts_constant or is_normalised):
+        raise InputError(
+            f"model.attention_options.gate_form = 'residual': {name!r} starts with a constant "
+            "attention map here, and would stay at it"
         )
 
 
@@ -127,8 +167,8 @@ def _check_schedule(diffusion: DiffusionConfig) -> None:
 
 def _check_step(model: ModelConfig, train: TrainConfig) -> None:
     """Check that a batch can be split, and that activations may be computed twice."""
-    facts = facts_of(model.attention)
-    if train.gradient_checkpointing and facts is not None and facts.has_running_averages:
+    moves = moves_averages(model.attention, model.attention_options.normalisation)
+    if train.gradient_checkpointing and moves:
         raise InputError(
             f"train.gradient_checkpointing = True: not with model.attention = {model.attention!r}, "
             "whose running averages the recomputation would move once more; allowed is False"

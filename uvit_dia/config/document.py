@@ -93,12 +93,14 @@ def page() -> str:
         for name, rule in rules_in(group).items():
             key = prefix + name
             mark = r" \*" if key.startswith(RESUMABLE_CHANGES) else ""
-            cells = [
-                f"`{flag_value(values[key])}`" if values[key] != "" else "" for values in shown
-            ]
+            cells = [_code(values.get(key, rule.absent)) for values in shown]
             lines.append(f"| `{key}`{mark} | {' | '.join(cells)} | {describe(rule)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _code(value: object) -> str:
+    return f"`{flag_value(value)}`" if value != "" else ""
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 from uvit_dia.config.rules import REQUIRED, Rule
 from uvit_dia.system.errors import InputError, nearest
 
-SHOWN_LENGTH = 60  # characters of a wrong value in a message
+SHOWN_LENGTH = 56  # characters of a wrong value in a message
 
 Schema = Mapping[str, Any]  # key -> Rule, or the Schema of a group
 G = TypeVar("G", bound="Group")

@@ -13,6 +13,7 @@ from uvit_dia.config.document import QUICKSTART, key_help
 from uvit_dia.config.fields import Group, shown
 from uvit_dia.config.files import flatten, run_config_file
 from uvit_dia.config.overrides import RuleOf, apply_overrides, split_overrides
+from uvit_dia.config.own_units import import_own_unit
 from uvit_dia.config.schema import Config, rule_of
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import expand_home
@@ -144,9 +145,11 @@ def _told_in_one_line(file: str) -> Iterator[None]:
 
 
 def read_config(values: flags.FlagValues) -> Config:
-    """Return the checked config of a parsed command line.
+    """Return the checked config of a parsed command line; a unit of the user's own is imported.
 
     Raises:
         InputError: if --config is missing, its file cannot be run, or its content is not allowed.
     """
-    return make_config(load_config(values).to_dict())
+    config = make_config(load_config(values).to_dict())
+    import_own_unit(config.model.attention)
+    return config

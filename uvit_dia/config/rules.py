@@ -1,5 +1,6 @@
 """What the value of a config key may be: a check, its words in messages, how a flag is read."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,6 +79,16 @@ def text() -> Rule:
         return isinstance(value, str) and len(value) <= 4096
 
     return Rule("a text", fits, lambda text, _: text)
+
+
+def colour() -> Rule:
+    """Allow white, black, or a colour in hexadecimal digits."""
+
+    def fits(value: object) -> bool:
+        names = "white|black|#[0-9a-fA-F]{6}"
+        return isinstance(value, str) and re.fullmatch(names, value) is not None
+
+    return Rule("white, black or #rrggbb", fits, lambda text, _: text)
 
 
 def boolean(*words: str) -> Rule:
@@ -168,7 +179,7 @@ BLOCKS = Rule(
     lambda text, present: parse_items(text) if isinstance(present, tuple) else text,
 )
 ATTENTION = Rule(
-    f"one of none, {', '.join(UNITS)}, or MODULE:CLASS",
+    f"none, {', '.join(UNITS)} or MODULE:CLASS",
     lambda value: isinstance(value, str) and (value in ("none", *UNITS) or is_own_unit(value)),
     lambda text, _: text,
 )

@@ -5,15 +5,16 @@ A config is complete and holds no other key. `checks.py` says which values must 
 
 from dataclasses import dataclass
 
+from uvit_dia.config.attention import AttentionOptions
 from uvit_dia.config.fields import Group, flat_rules, key, schema_of, shown
 from uvit_dia.config.rules import (
     ATTENTION,
     BETAS,
-    BLOCKS,
     METRIC_NAMES,
     Rule,
     boolean,
     choice,
+    colour,
     integer,
     number,
     text,
@@ -25,28 +26,6 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LOSS_WEIGHTINGS = ("none", "min_snr")
 DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionOptions(Group, prefix="model.attention_options."):
-    """How the attention unit is built; not every unit takes every option."""
-
-    shared: bool = key(boolean(), "One unit for all blocks (DIA), or one a block")
-    reduction: int = key(integer(1, 65536), "Ratio r of the bottleneck in the unit")
-    groups: int = key(integer(1, 65536), "Groups of channels in sge")
-    activation: str = key(
-        choice("default", "sigmoid", "tanh", "relu"),
-        "Activation of a cell's output; default is tanh for lstm, sigmoid for the DIA cells",
-    )
-    num_cells: int = key(integer(1, 64), "Stacked cells of a recurrent unit")
-    pool: str = key(
-        choice("all", "patches"), "Tokens that the unit pools; patches leaves the time token out"
-    )
-    blocks: str | tuple[int, ...] = key(BLOCKS, "Blocks that carry the unit")
-    gate_init: str = key(
-        choice("paper", "identity"),
-        "How the gate starts: as the paper's equations, about 0.25, or as the identity",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +70,12 @@ class DataConfig(Group, prefix="data."):
     """The training images."""
 
     name: str = key(choice(*DATA_NAMES), "Kind of image set")
-    path: str = key(text(), "Where it lies; may be empty for digits and cifar10")
+    path: str = key(text(), "Where it lies; empty for digits and for CIFAR-10 in the user's cache")
     resize: bool = key(boolean(), "Scale and crop images of another size")
+    background: str = key(colour(), "Colour behind transparent parts of images", absent="white")
+    skip_unreadable: bool = key(
+        boolean(), "Leave out images that cannot be read, instead of refusing the set", absent=False
+    )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")
 

@@ -37,7 +37,7 @@ class BatchOrder:
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
-        self._cached: tuple[int, Tensor] | None = None  # derived: the permutation last used
+        self._cached: tuple[int, Tensor] | None = None  # epoch and permutation last used
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._cached is None or self._cached[0] != epoch:

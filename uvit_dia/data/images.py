@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from uvit_dia.data.summary import summary_line
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -15,14 +17,18 @@ class ImageSet:
     Attributes:
         name: what the set is called in results.
         images: (N, C, H, W) uint8 in [0, 255].
-        labels: (N,) int64, or None where there are none.
+        labels: (N,) int64, -1 for an image without label; None where no image has one.
         class_names: names of the classes, in the order of the labels.
+        source: what was read, such as "folder IMAGES, train"; "" for the name.
+        notes: what else is worth knowing of how it was read, such as what was left out.
     """
 
     name: str
     images: Tensor
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,11 +45,19 @@ class ImageSet:
     def _images_sha256(self) -> str:
         return _sha256(self.images)
 
+    def summary(self) -> str:
+        """Return in one line what was read: images, classes, size, what was left out and why."""
+        return "data: " + summary_line(
+            self.source or self.name, self.images.shape, self._class_counts(), self.notes
+        )
 
-def _sha256(tensor: Tensor) -> str:
-    digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
-    digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    def _class_counts(self) -> dict[str, int] | None:
+        if self.labels is None:
+            return None
+        labels, counts = self.labels.unique(return_counts=True)
+        names = {-1: "no label", **dict(enumerate(self.class_names))}
+        found = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        return {names.get(label, str(label)): count for label, count in found.items()}
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -54,6 +68,12 @@ def to_model_range(images: Tensor) -> Tensor:
 def to_uint8(x_0: Tensor) -> Tensor:
     """Map x_0 in [-1, 1] to uint8 images in [0, 255], clipped and rounded to nearest.
 
-    They must be finite: NaN would become black without a word.
+    Values must be finite: NaN would silently become black.
     """
     return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def _sha256(tensor: Tensor) -> str:
+    digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
+    digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

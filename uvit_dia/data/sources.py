@@ -1,39 +1,27 @@
-"""Reading image sets: scikit-learn's digits, the official CIFAR-10 archive, parquet files, image folders.
+"""Image sets by name: scikit-learn's digits, CIFAR-10, parquet tables, folders of images.
 
-Nothing that is read can run: CIFAR-10 comes in its *binary* edition (plain bytes, no pickles), and its SHA-256 is
-checked before the archive is opened. Images are decoded by Pillow after their size was looked at.
+Nothing that is read can run: there are no pickles, and images are decoded by Pillow's own decoders.
 """
 
-import tarfile
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from uvit_dia.config.schema import Config
-from uvit_dia.data.image_files import _folder, _parquet
+from uvit_dia.config.schema import DATA_NAMES, Config
+from uvit_dia.data import decoded_cache
+from uvit_dia.data.cifar10 import read_cifar10
+from uvit_dia.data.decoded_set import DecodedSet, decode_all
+from uvit_dia.data.decoding import DEFAULT_BACKGROUND, ImageFormat
+from uvit_dia.data.digits import read_digits
+from uvit_dia.data.folders import list_folder
 from uvit_dia.data.images import ImageSet
+from uvit_dia.data.listing import Listing
+from uvit_dia.data.paths import check_path, data_path
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import cache_folder, download, sha256_file
 
-if TYPE_CHECKING:
-    pass
-
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+WORTH_KEEPING_SECONDS = 10.0  # of decoding, after which a second start reads a copy
 
 
 def load_image_set(
@@ -44,55 +32,51 @@ def load_image_set(
     img_size: int,
     in_chans: int,
     resize: bool = False,
+    background: str = DEFAULT_BACKGROUND,
+    skip_unreadable: bool = False,
     show_progress: bool = True,
 ) -> ImageSet | None:
     """Read one split of an image set.
 
     Args:
         name: "digits", "cifar10", "parquet" or "folder".
-        path: for cifar10 the folder that holds, or will hold, the archive ("" for the user's cache); for parquet a
-            file, or a folder with `train*.parquet` and `test*.parquet`; for folder a folder with one sub-folder a
-            class, or with sub-folders `train` and `test` that hold them.
+        path: for cifar10 the archive, the folder extracted from it, or a folder that holds, or will
+            hold, one of them ("" for the user's cache); for parquet a file, or a folder with train
+            and test files; for folder a folder with one sub-folder a class, or with sub-folders
+            train and test that hold them.
         split: "train" or "test".
         img_size: side of the images in pixels.
         in_chans: 1 for grey, 3 for RGB.
-        resize: whether images of another size are scaled (shorter side, Lanczos) and cropped in the middle.
+        resize: whether images of another size are scaled (shorter side, Lanczos) and cropped in the
+            middle.
+        background: colour behind transparent parts: "white", "black" or "#rrggbb".
+        skip_unreadable: whether images that cannot be read are left out, and not refused.
         show_progress: whether a bar shows downloads and decoding.
 
     Returns:
         The set, or None where there is no test split.
 
     Raises:
-        InputError: if data are missing, corrupt, or not of this size and these channels.
+        InputError: if data are missing, corrupt, or not of this size and these channels, or if
+            nobody can tell which of them are meant.
     """
-    if name == "digits":
-        image_set = _digits() if split == "train" else None
-    elif name == "cifar10":
-        image_set = _cifar10(path, split, show_progress)
-    elif name == "parquet":
-        image_set = _parquet(
-            Path(path),
-            split,
-            img_size=img_size,
-            in_chans=in_chans,
-            resize=resize,
-            show=show_progress,
-        )
-    elif name == "folder":
-        image_set = _folder(
-            Path(path),
-            split,
-            img_size=img_size,
-            in_chans=in_chans,
-            resize=resize,
-            show=show_progress,
-        )
-    else:
-        raise InputError(f"data.name = {name!r}; allowed is digits, cifar10, parquet or folder")
-    if image_set is None:
-        return None
-    found = tuple(image_set.images.shape[1:])
-    if found != (in_chans, img_size, img_size):
+    if name not in DATA_NAMES:
+        raise InputError(f"data.name = {name!r}; allowed is {', '.join(DATA_NAMES)}")
+    check_path(name, path)
+    if name in ("parquet", "folder"):
+        image_format = ImageFormat(img_size, in_chans, resize, background)
+        listing = _list(name, data_path(path), split)
+        if listing is None:
+            return None
+        decoded = _decode(listing, image_format, skip_unreadable, show_progress)
+        return _image_set(listing, decoded)
+    image_set = None
+    if name == "cifar10":
+        image_set = read_cifar10(path, split, show_progress=show_progress)
+    elif split == "train":
+        image_set = read_digits()
+    found = None if image_set is None else tuple(image_set.images.shape[1:])
+    if found not in (None, (in_chans, img_size, img_size)):
         raise InputError(
             f"data.name = {name!r} has images of shape {found}; model.in_chans = {in_chans} and "
             f"model.img_size = {img_size} ask for {(in_chans, img_size, img_size)}"
@@ -100,42 +84,48 @@ def load_image_set(
     return image_set
 
 
-def _digits() -> ImageSet:
-    """Read scikit-learn's 1,797 handwritten digits, 8x8 grey, their 17 levels spread over 0 .. 255."""
-    from sklearn.datasets import load_digits
+def _list(name: str, path: Path, split: str) -> Listing | None:
+    if name == "folder":
+        return list_folder(path, split)
+    from uvit_dia.data.parquet import list_parquet
 
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    return ImageSet("digits", torch.from_numpy(images), labels, tuple("0123456789"))
+    return list_parquet(path, split)
 
 
-def _cifar10(path: str, split: str, show_progress: bool) -> ImageSet:
-    """Read CIFAR-10 from the official binary archive, which is downloaded where it is missing."""
-    archive = (Path(path) if path else cache_folder()) / "cifar-10-binary.tar.gz"
-    if not archive.exists():
-        download(CIFAR10_URL, archive, CIFAR10_SHA256, show_progress)
-    try:
-        found = sha256_file(archive)
-    except OSError as error:
-        raise InputError(f"cannot read {archive}: {error.strerror}") from error
-    if found != CIFAR10_SHA256:
-        raise InputError(
-            f"{archive} is corrupt: SHA-256 {found[:16]}..., expected {CIFAR10_SHA256[:16]}..."
-        )
-    batches = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
-    records = []
-    with tarfile.open(archive, "r:gz") as tar:  # members are read in memory; nothing is extracted
-        for batch in batches:
-            member = tar.extractfile(f"cifar-10-batches-bin/{batch}.bin")
-            if member is None:
-                raise InputError(f"{archive} lacks {batch}.bin")
-            records.append(
-                np.frombuffer(member.read(), dtype=np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-            )
-    rows = torch.from_numpy(np.concatenate(records))
-    images = rows[:, 1:].reshape(-1, 3, 32, 32).contiguous()
-    return ImageSet("cifar10", images, rows[:, 0].long(), CIFAR10_CLASSES)
+def _decode(
+    listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
+) -> DecodedSet:
+    """Read the copy that an earlier start kept, or decode, and keep a copy of what took long."""
+    key = decoded_cache.key_of(listing, image_format, skip_unreadable=skip_unreadable)
+    decoded, note = decoded_cache.read(listing, image_format, key)
+    if decoded is not None:
+        return decoded
+    started = time.monotonic()
+    decoded = decode_all(
+        listing, image_format, skip_unreadable=skip_unreadable, show_progress=show_progress
+    )
+    notes = [note] if note else []
+    if time.monotonic() - started >= WORTH_KEEPING_SECONDS:
+        # files that changed meanwhile are not what the name of a copy says
+        now = decoded_cache.key_of(listing, image_format, skip_unreadable=skip_unreadable)
+        notes += [decoded_cache.write(listing, key, decoded)] if now == key else []
+    return replace(decoded, notes=(*decoded.notes, *notes))
+
+
+def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
+    labels = None
+    if listing.labels is not None:
+        is_read = torch.ones(listing.num_images, dtype=torch.bool)
+        is_read[list(decoded.unread_rows)] = False
+        labels = torch.tensor(listing.labels, dtype=torch.int64)[is_read]
+    return ImageSet(
+        listing.name,
+        torch.from_numpy(decoded.images),
+        labels,
+        listing.class_names,
+        listing.source,
+        (*decoded.notes, *listing.notes),
+    )
 
 
 def load_training_images(config: Config, *, show_progress: bool) -> ImageSet:
@@ -158,5 +148,7 @@ def _load_images(config: Config, split: str, *, show_progress: bool) -> ImageSet
         img_size=config.model.img_size,
         in_chans=config.model.in_chans,
         resize=config.data.resize,
+        background=config.data.background,
+        skip_unreadable=config.data.skip_unreadable,
         show_progress=show_progress,
     )

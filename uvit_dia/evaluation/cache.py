@@ -83,21 +83,11 @@ class Cache:
         try:
             found = read(path)
             reason = "its content is not what it says"
-        except FileNotFoundError:
+        except OSError as error:  # a place that cannot be read is told when it is written, too
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                self._tell_once(f"{path}: {error.strerror}")
             return None
-        except PermissionError as error:
-            self._tell_once(f"{path}: {error.strerror}")
-            return None
-        except NotADirectoryError:  # said when something is written
-            return None
-        except (
-            SafetensorError,
-            OSError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ) as error:
+        except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
             found, reason = None, " ".join(str(error).split())[:80]
         if found is None:
             self._warn(f"{path} is damaged ({reason}); what it held is computed again")
@@ -115,7 +105,9 @@ class Cache:
     def _tell_once(self, reason: str) -> None:
         if not self._is_told:
             self._is_told = True
-            self._warn(f"no cache of real images' features: {reason}; they are computed each time")
+            self._warn(
+                f"nothing is kept of what real images give ({reason}); it is computed each time"
+            )
 
 
 def _read_features(path: Path, key: str) -> Features | None:

@@ -6,11 +6,10 @@ sampler as well as images that exist.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +20,7 @@ from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_test_images, load_training_images
 from uvit_dia.evaluation.cache import Cache, Features, Warn
+from uvit_dia.evaluation.evaluation import Evaluation, Images
 from uvit_dia.evaluation.extractor_files import ExtractorSource
 from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.evaluation.features import extract
@@ -33,71 +33,6 @@ from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.processes import failing_together
 
 FRECHET = "fid"  # the metric that floor and mark belong to, under its name in a config
-
-
-class Images(Protocol):
-    """Images that are asked for by index.
-
-    Attributes:
-        batch_size: images of a block; a block belongs to one process.
-        nfe: network calls that an image took; None for images that are not sampled here.
-    """
-
-    batch_size: int
-    nfe: int | None
-
-    def sample(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield images, (n, C, H, W) uint8, part by part, each with its indices."""
-
-    def facts(self) -> dict[str, object]:
-        """Return what the images depend on, as JSON's types."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured, and what it depends on, both as JSON's types.
-
-    Attributes:
-        metric: the name of the Frechet distance, "fid" or "fd"; None where it was not asked for.
-        values: metrics, floor and mark, number of images, network calls, seconds.
-        facts: extractor, reference, and what the images depend on.
-    """
-
-    metric: str | None
-    values: dict[str, object]
-    facts: dict[str, object]
-
-    @property
-    def value(self) -> float | None:
-        """The Frechet distance."""
-        found = None if self.metric is None else self.values[self.metric]
-        assert found is None or isinstance(found, float)
-        return found
-
-    def record(self) -> dict[str, object]:
-        """Return the whole as one record."""
-        return {"metric": self.metric, "value": self.value, **self.values, **self.facts}
-
-    def in_words(self) -> str:
-        """Say the distance beside its marks, on one line; "" where there is none."""
-        if self.value is None:
-            return ""
-        values = self.values
-        text = f"{self.metric}@{values['num_images']} = {self.value:.4g}"
-        if values["floor"] is not None:
-            spread = values["floor_std"]
-            more = "" if spread is None else f" +- {spread:.2g}"
-            text += f", floor of real images {values['floor']:.4g}{more} ({values['floor_rule']})"
-        else:
-            text += f", {values['floor_rule']}"
-        if "matched_value" in values:
-            text += (
-                f"; at {values['matched_num_images']} images {values['matched_value']:.4g}, "
-                f"real ones {values['matched_floor']:.4g}"
-            )
-        if values["gaussian_mark"] is not None:
-            text += f"; a Gaussian in pixels has {values['gaussian_mark']:.4g}"
-        return text
 
 
 class Evaluator:

@@ -8,9 +8,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from uvit_dia.config.checks import extractor_label
+from uvit_dia.config.schema import EvalConfig
 from uvit_dia.evaluation.exported_programs import check_program
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.files import download, sha256_file, user_path
@@ -25,13 +25,6 @@ DIGITS = "digits"
 DIGITS_FILE = Path(__file__).parent / "digits_extractor.safetensors"
 DIGITS_SHA256 = "f9bf1ad539d42269cfba2052c1d2cf764a082ab8ae927030939820a312060e6a"
 PROGRAM = "pt2:"  # stands before the path of a program
-
-
-class EvalGroup(Protocol):
-    """The keys of a config's group `eval` that name an extractor."""
-
-    extractor: str
-    weights: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class ExtractorSource:
 
 
 def choose_extractor(
-    configured: EvalGroup,
+    configured: EvalConfig,
     extractor: str | None = None,
     weights: str | None = None,
     *,

@@ -91,9 +91,9 @@ def real_floor(train: Tensor, test: Tensor | None, num_images: int, distance: Di
             f"{len(train) - num_images} others"
         )
     else:
-        others = "no test split" if test is None else f"{len(test)} test images"
+        beside = "no test split" if test is None else f"{len(test)} test images"
         return Floor.missing(
-            f"no floor: {len(train)} training images and {others} hold no {num_images} images that "
+            f"no floor: {len(train)} training images and {beside} hold no {num_images} images that "
             "the reference could do without"
         )
     draws = num_draws(pool.shape[1])

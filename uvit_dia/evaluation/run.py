@@ -8,7 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.evaluation.evaluator import Evaluation, Evaluator, make_evaluator
+from uvit_dia.evaluation.evaluation import Evaluation
+from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions

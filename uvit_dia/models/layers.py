@@ -1,7 +1,8 @@
-"""Parts of a U-ViT that know nothing of DIA or of diffusion: patches, timestep embedding, attention, MLP.
+"""Parts of a U-ViT that know nothing of DIA or of diffusion: patches, time, attention, MLP.
 
 Module and parameter names are those of the U-ViT authors' code, so that their checkpoints load.
-Legend of tensor names: B batch, C image channels, L tokens, D embedding channels, H heads, K channels a head.
+Legend of tensor names: B batch, C image channels, L tokens, D embedding channels, H heads,
+K channels a head.
 """
 
 import math
@@ -10,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.func import functional_call
+
+INITIAL_STD = 0.02  # of Linear weights and positions, in the U-ViT authors' code
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Embed timesteps as `cat(cos, sin)` of geometrically spaced frequencies (U-ViT; Vaswani et al. 2017, Sec. 3.5).
+    """Embed timesteps as `cat(cos, sin)` of geometrically spaced frequencies.
+
+    The order is U-ViT's; the idea is in Sec. 3.5 of Vaswani et al. 2017, arXiv:1706.03762.
 
     Args:
         timesteps: (B,) int or float, on the scale 0 .. 999; fractions are allowed.
@@ -26,9 +30,8 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0)
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * torch.exp(
-        -math.log(max_period) * exponents
-    )  # (B, dim // 2)
+    frequencies = torch.exp(-math.log(max_period) * exponents)
+    angles = timesteps[:, None].float() * frequencies  # (B, dim // 2)
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, dim % 2))
 
@@ -53,24 +56,19 @@ def unpatchify(patches: Tensor, patch_size: int, img_size: int) -> Tensor:
     )
 
 
+def initialise_linear(module: nn.Module) -> None:
+    """Draw the weights of all Linear layers in a module as U-ViT does, and zero their biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a Linear layer in float32 even where its parameters are stored in a shorter type."""
     bias = None if layer.bias is None else layer.bias.float()
     return F.linear(x, layer.weight.float(), bias)
-
-
-def batch_norm_float32(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply a batch normalisation in float32 even where it is stored in a shorter type, to which its averages round."""
-    if all(tensor.dtype == torch.float32 for tensor in norm.parameters()):
-        return norm(x)
-    stored = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
-    whole = {
-        n: tensor.float() if tensor.is_floating_point() else tensor for n, tensor in stored.items()
-    }
-    normalised = functional_call(norm, whole, (x,))
-    for name, buffer in norm.named_buffers():
-        buffer.copy_(whole[name])
-    return normalised
 
 
 class PatchEmbed(nn.Module):

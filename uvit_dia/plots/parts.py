@@ -1,7 +1,7 @@
 """Parts of the pictures of analyses: title, a sentence that says how to read it, heat maps, boxes.
 
-They look as the figures of reports do (`plots/style.py`). Colour maps are matplotlib's viridis, which grows
-in lightness too, and so reads without colour and with every common colour blindness.
+They look as the figures of reports do (`plots/style.py`). Colour maps are matplotlib's viridis,
+which grows in lightness too, and so reads without colour and with every common colour blindness.
 """
 
 import textwrap

@@ -51,11 +51,11 @@ def write_report(folder: Path, output: Path) -> SweepResults:
     from uvit_dia.report.figures import draw_pictures
     from uvit_dia.report.page import to_html, to_markdown
     from uvit_dia.report.sections import report_blocks
-    from uvit_dia.report.words import joined
+    from uvit_dia.report.words import short_list
 
     pictures = draw_pictures(results)
     comparisons = compare_variants(results) if results.settings else []
-    title = f"Batch-size sweep: {joined(results.plan.variants)}"
+    title = f"Batch-size sweep: {short_list(results.plan.variants)}"
     blocks = report_blocks(results, comparisons, pictures)
     files = {
         "results.csv": results_csv(results),

@@ -12,14 +12,8 @@ FINAL_SHARE = 0.1  # of the log lines, from the end, over which the final loss i
 MAX_COUNT = 2**53  # beyond it a float no longer counts
 MAX_NUMBER = 1e60  # a number beyond it is no measurement: those of float32 end at 3e38
 NOISE_TERMS = ("noise_scale_noise", "noise_scale_signal")
-# column of the table -> key of an evaluation, whose numbers are averaged over the sample seeds
-AVERAGED = {
-    "floor": "floor",
-    "floor_std": "floor_std",
-    "gaussian_mark": "gaussian_mark",
-    "precision": "precision",
-    "recall": "recall",
-}
+# what else an evaluation holds beside its value; a matched value is that of fewer images
+MARKS = ("floor", "floor_std", "gaussian_mark", "matched_value", "matched_floor")
 SAME = ("metric", "sampler", "weights", "extractor", "extractor_sha256", "reference_sha256")
 
 
@@ -35,7 +29,7 @@ def finite(lines: Iterable[Record], key: str) -> list[float]:
 
 
 def settled_lines(cell: CellRecord) -> list[Record]:
-    """Return a cell's log without the first tenth of the run, where loss and gradients still fall."""
+    """Return a cell's log without the first tenth of the run, where the loss still falls."""
     return [line for line in cell.log if line["step"] > SETTLED_SHARE * cell.cell.num_steps]
 
 
@@ -44,7 +38,6 @@ def metric_measures(lines: Sequence[Record]) -> Record:
     first = lines[0]
     values = finite(lines, "value")
     kernel = "kid" if first["metric"] == "fid" else "kd"
-    averaged = {**AVERAGED, "kernel_distance": kernel}
     return {
         **{name: first.get(name) for name in SAME},
         "value": _mean(values),
@@ -53,7 +46,8 @@ def metric_measures(lines: Sequence[Record]) -> Record:
         "sampler_steps": _count([measured(first, "num_steps")]),
         "num_images": _count([measured(first, "num_images")]),
         "nfe": _count([measured(first, "nfe")]),
-        **{column: _mean(finite(lines, key)) for column, key in averaged.items()},
+        "kernel_distance": _mean(finite(lines, kernel)),
+        **{name: _mean(finite(lines, name)) for name in (*MARKS, "precision", "recall")},
     }
 
 

@@ -23,7 +23,6 @@ from uvit_dia.report.statistics import (
     Summary,
     Test,
     fisher_test,
-    has_no_spread,
     holm,
     paired_test,
     pooled_std,
@@ -46,14 +45,17 @@ class Side:
         summary: of the metric over its seeds.
         planned: seeds that the sweep planned.
         diverged: seeds whose training diverged.
-        has_no_spread: whether two or more seeds all gave the same value.
     """
 
     variant: str
     summary: Summary
     planned: int
     diverged: int
-    has_no_spread: bool
+
+    @property
+    def has_no_spread(self) -> bool:
+        """Whether two or more seeds all gave the same value."""
+        return self.summary.n > 1 and self.summary.std == 0
 
     @property
     def missing(self) -> int:
@@ -137,10 +139,14 @@ class Comparison:
         return ALPHA / max(1, self.num_tests)
 
 
-def compare_variants(results: SweepResults) -> list[Comparison]:
+def compare_variants(results: SweepResults, column: str = "value") -> list[Comparison]:
     """Compare every variant with the baseline (the first variant) at every batch size.
 
     All comparisons are one family: the chance of any false finding among them is at most 0.05.
+
+    Args:
+        results: the sweep.
+        column: of its table.
 
     Returns:
         By variant in the sweep's order, then batch size.
@@ -150,8 +156,8 @@ def compare_variants(results: SweepResults) -> list[Comparison]:
         [
             compare(
                 size,
-                (variant, results.by_seed("value", variant, size)),
-                (baseline, results.by_seed("value", baseline, size)),
+                (variant, results.by_seed(column, variant, size)),
+                (baseline, results.by_seed(column, baseline, size)),
                 planned=[len(results.rows(v, size)) for v in (variant, baseline)],
                 diverged=[results.count("diverged", v, size) for v in (variant, baseline)],
             )
@@ -184,7 +190,7 @@ def compare(
     )
     planned = planned or [len(a) + diverged[0], len(b) + diverged[1]]
     sides = [
-        Side(name, summarize(values), count, lost, len(values) > 1 and has_no_spread(values))
+        Side(name, summarize(values), count, lost)
         for name, values, count, lost in zip(
             (ours[0], base[0]), (a, b), planned, diverged, strict=True
         )

@@ -94,9 +94,9 @@ def power_of_test(
 ) -> float:
     """Return the chance that the test that decides finds a difference.
 
-    power = P(|T'| > t_crit), T' noncentral t (Cohen 1988, chapter 2). For n pairs df = n - 1 and the
-    noncentrality is effect * sqrt(n). Welch's test: let U be the first side's share of the sum of
-    squares about the means. U follows a beta distribution with parameters (n_a - 1) / 2 and
+    power = P(|T'| > t_crit), T' noncentral t (Cohen 1988, chapter 2). For n pairs df = n - 1 and
+    the noncentrality is effect * sqrt(n). Welch's test: let U be the first side's share of the sum
+    of squares about the means. U follows a beta distribution with parameters (n_a - 1) / 2 and
     (n_b - 1) / 2, independent of Student's statistic; Welch's is Student's times a factor of U
     alone, and so are its degrees of freedom. The power is the mean over U of the chance that
     Student's statistic exceeds what Welch's threshold amounts to.
@@ -178,7 +178,7 @@ def detectable_effect(
 ) -> float:
     """Return the smallest true effect, in standard deviations, that so many seeds find.
 
-    Seeds, pairing and level are those of `power_of_test`. NaN where a side has fewer than two seeds.
+    Seeds, pairing and level are those of `power_of_test`. NaN where a side has fewer than 2 seeds.
     """
     from scipy import optimize
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from uvit_dia.plots.style import DASHED, add_legend, figure, look
 from uvit_dia.report.figure_floor import Floor, axes_with_floor, draw_gaussian_mark
@@ -64,8 +64,9 @@ def noise_figure(results: SweepResults) -> Figure | None:
     """Draw the gradient noise scale against batch size, with the line where the two are equal."""
 
     def mark_equality(axes: Axes) -> None:
-        ends = axes.get_xlim()
-        axes.plot(ends, ends, label="noise scale = batch size", **DASHED)
+        sizes = results.plan.batch_sizes
+        ends = axes.get_xlim() if len(sizes) > 1 else (sizes[0], sizes[0])
+        axes.plot(axes.get_xlim(), ends, label="noise scale = batch size", **DASHED)
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -99,23 +100,24 @@ def column_figure(
         decorate: draws what else belongs into the axes.
     """
     variants = results.plan.variants
-    lines = [_marks(results, column, index, together) for index in range(len(variants))]
-    if not any(lines):
+    marks = [_marks(results, column, index, together) for index in range(len(variants))]
+    if not any(marks):
         return None
     with figure(height=4.4) as drawn:
-        reached = [end for line in lines for mark in line for end in mark.ends]
+        reached = [end for line in marks for mark in line for end in mark.ends]
         main = axes_with_floor(drawn, min(reached), max(reached), floor)
-        for index, marks in enumerate(lines):
-            _draw_marks(main, marks, variants[index], index)
-        _batch_size_axis(main, results)
+        for index, variant in enumerate(variants):
+            _draw_marks(main, marks[index], variant, index)
+        _name_places(main, results)
         _mark_divergences(main, results)
-        drawn.axes[-1].set_xlabel("batch size (images an optimizer step)")
         main.set_ylabel(label)
         if decorate is not None:
             decorate(main)
-        # the variants, then the reference lines
         handles, _ = main.get_legend_handles_labels()
-        add_legend(drawn, sorted(handles, key=lambda handle: isinstance(handle, Line2D)))
+        lines = [handle for handle in handles if isinstance(handle, Line2D)]
+        bars = [handle for handle in handles if not isinstance(handle, Line2D)]
+        are_named = len(results.plan.batch_sizes) == 1  # on the axis
+        add_legend(drawn, lines if are_named else [*bars, *lines])
     return drawn
 
 
@@ -124,21 +126,28 @@ def _median(results: SweepResults, column: str) -> float:
     return float(values.median()) if len(values) else math.nan
 
 
+def _places(results: SweepResults, batch_size: int) -> list[float]:
+    """Return where the variants stand at a batch size; a single one has the axis to itself."""
+    count = len(results.plan.variants)
+    step = min(DODGE, MAX_WIDTH / count) if len(results.plan.batch_sizes) > 1 else 1 / count
+    return [batch_size * 2 ** (step * (index - (count - 1) / 2)) for index in range(count)]
+
+
 def _marks(
     results: SweepResults, column: str, index: int, together: Callable[[str, int], float] | None
 ) -> list[Mark]:
     """Return what is drawn of the variant at a place in the sweep's order."""
-    variants = results.plan.variants
-    shift = min(DODGE, MAX_WIDTH / len(variants)) * (index - (len(variants) - 1) / 2)
+    variant = results.plan.variants[index]
     marks = []
     for batch_size in results.plan.batch_sizes:
-        values = results.values(column, variants[index], batch_size)
+        values = results.values(column, variant, batch_size)
         mean = float(np.mean(values)) if values else math.nan
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         if together is not None:
-            mean, spread = together(variants[index], batch_size), 0.0
+            mean, spread = together(variant, batch_size), 0.0
         if math.isfinite(mean):
-            marks.append(Mark(batch_size * 2**shift, tuple(values), mean, spread))
+            x = _places(results, batch_size)[index]
+            marks.append(Mark(x, tuple(values), mean, spread))
     return marks
 
 
@@ -173,13 +182,19 @@ def _draw_marks(axes: Axes, marks: Sequence[Mark], variant: str, index: int) -> 
     )
 
 
-def _batch_size_axis(axes: Axes, results: SweepResults) -> None:
-    sizes = results.plan.batch_sizes
+def _name_places(axes: Axes, results: SweepResults) -> None:
+    """Label the horizontal axis: by batch size, or where there is but one by variant."""
+    sizes, variants = results.plan.batch_sizes, results.plan.variants
     axes.set_xscale("log", base=2)
     axes.set_xlim(sizes[0] * 2**-0.5, sizes[-1] * 2**0.5)
-    axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    lowest = axes.figure.axes[-1]  # below a break, if there is one
+    lowest.xaxis.set_minor_locator(NullLocator())
+    if len(sizes) == 1:
+        lowest.set_xticks(_places(results, sizes[0]), variants, rotation=25, ha="right")
+        lowest.set_xlabel(f"variant, at batch size {sizes[0]}")
+    else:
+        lowest.set_xticks(sizes, [str(size) for size in sizes])
+        lowest.set_xlabel("batch size (images an optimizer step)")
 
 
 def _mark_divergences(axes: Axes, results: SweepResults) -> None:

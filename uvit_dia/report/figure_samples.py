@@ -1,4 +1,4 @@
-"""A figure of what the cells sample: one preview a variant and batch size, all of the same training seed."""
+"""A figure of what the cells sample: one preview a variant and batch size, all of one seed."""
 
 import math
 import re
@@ -17,31 +17,41 @@ from uvit_dia.system.records import number
 
 LABEL_POINTS = 9.0
 MAX_SIDE = 4096  # pixels; a larger preview is not read
+MAX_COLUMNS = 4  # of variants, where there is but one batch size
 MAX_TILES = 5  # images a row and column of a preview that are shown
 GRID_MARGIN = 2  # pixels between the images of a preview, as the trainer writes it
 MIN_GRID_SIDE = 32  # pixels to which the trainer enlarges smaller images
 
 
 def samples_figure(results: SweepResults) -> Figure | None:
-    """Draw a montage of the newest previews, batch sizes across, variants down."""
+    """Draw a montage of the newest previews: batch sizes across, variants down.
+
+    Where there is but one batch size, the variants stand across, and go on in further rows.
+    """
     sizes, variants = results.plan.batch_sizes, results.plan.variants
     seed = _seed_with_most_previews(results)
     if seed is None:
         return None
     cells = {(c.cell.variant, c.cell.batch_size): c for c in results.cells if c.cell.seed == seed}
-    side = (WIDTH - 0.4) / max(len(sizes), 2)
-    height, width = 0.5 + (side + 0.12) * len(variants), 0.4 + side * len(sizes)
-    with figure(height, width=width) as drawn:
-        grid = drawn.subplots(len(variants), len(sizes), squeeze=False)
-        for row, variant in enumerate(variants):
-            for column, batch_size in enumerate(sizes):
-                axes = grid[row][column]
-                _draw_preview(axes, cells.get((variant, batch_size)))
-                if row == 0:
-                    axes.set_title(str(batch_size), fontsize=9.5)
-                if column == 0:
-                    axes.set_ylabel(_wrapped(variant, side), fontsize=LABEL_POINTS)
-        drawn.suptitle("batch size", fontsize=9.5)
+    shown = [cells.get((variant, size)) for variant in variants for size in sizes]
+    is_single = len(sizes) == 1
+    columns = min(MAX_COLUMNS, len(variants)) if is_single else len(sizes)
+    rows = -(-len(shown) // columns)
+    side = (WIDTH - 0.4) / max(columns, 2)
+    with figure(0.5 + (side + 0.12) * rows, width=0.4 + side * columns) as drawn:
+        grid = drawn.subplots(rows, columns, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(shown):
+                axes.remove()
+                continue
+            _draw_preview(axes, shown[place])
+            if is_single:
+                axes.set_title(_wrapped(variants[place], side), fontsize=LABEL_POINTS)
+            elif place < columns:
+                axes.set_title(str(sizes[place]), fontsize=9.5)
+            if not is_single and place % columns == 0:
+                axes.set_ylabel(_wrapped(variants[place // columns], side), fontsize=LABEL_POINTS)
+        drawn.suptitle(f"batch size {sizes[0]}" if is_single else "batch size", fontsize=9.5)
     return drawn
 
 
@@ -104,7 +114,7 @@ def _read_preview(cell: CellRecord, path: Path) -> np.ndarray | None:
 
 
 def _tiling(cell: CellRecord) -> tuple[int, int]:
-    """Return the distance of a preview's images in pixels and their number a row; zeros where unknown."""
+    """Return the distance of a preview's images in pixels and their number a row; 0 if unknown."""
     model, sample = cell.config.get("model"), cell.config.get("sample")
     if not isinstance(model, dict) or not isinstance(sample, dict):
         return 0, 0

@@ -26,7 +26,7 @@ LOG_RATIO = 3.0  # an axis is logarithmic where its largest value is so many tim
 
 
 def loss_figure(results: SweepResults) -> Figure | None:
-    """Draw the training loss, one panel a batch size: a thin line a seed, a thick one their mean."""
+    """Draw the training loss, a panel a batch size: a thin line a seed, a thick one their mean."""
     by_images = results.plan.budget == "images"
     variants = results.plan.variants
     of_size = {

@@ -1,8 +1,8 @@
 """A page of headings, paragraphs, lists, tables and figures, as Markdown and as one HTML file.
 
-The HTML (`page.html.jinja`, `page.css`) needs nothing beside itself: no script, no font, no network,
-which its content policy also forbids. It reads on a phone, in print, and on a light or dark screen.
-Blocks hold plain text; Jinja escapes it for HTML, `_md` for Markdown.
+The HTML (`page.html.jinja`, `page.css`) needs nothing beside itself: no script, no font, no
+network, which its content policy also forbids. It reads on a phone, in print, and on a light or
+dark screen. Blocks hold plain text; Jinja escapes it for HTML, `_md` for Markdown.
 """
 
 import base64

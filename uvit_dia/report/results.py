@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvit_dia.report.cell_measures import (
+    MARKS,
     NOISE_TERMS,
     log_measures,
     metric_measures,
@@ -25,7 +26,7 @@ COLUMNS = {
     **{"variant": TEXT, "batch_size": INT, "seed": INT, "state": TEXT},
     **{"num_steps": INT, "last_step": COUNT, "images": INT, "learning_rate": NUMBER},
     **{"metric": TEXT, "value": NUMBER, "value_spread": NUMBER, "num_sample_seeds": COUNT},
-    **dict.fromkeys(("floor", "floor_std", "gaussian_mark"), NUMBER),
+    **dict.fromkeys(MARKS, NUMBER),
     **dict.fromkeys(("kernel_distance", "precision", "recall", "final_loss"), NUMBER),
     **dict.fromkeys(("grad_norm_mean", "grad_norm_std", "grad_norm_min", "grad_norm_max"), NUMBER),
     **dict.fromkeys(("loss_spikes", "grad_spikes", "nonfinite"), COUNT),

@@ -25,10 +25,12 @@ def report_blocks(
         comparisons: of its variants with the baseline.
         pictures: its figures by name.
     """
-    others = [picture for name, picture in pictures.items() if name != "metric"]
+    others: list[Block] = [picture for name, picture in pictures.items() if name != "metric"]
+    if others:
+        others.insert(0, Heading("Figures"))
     return [
         *summary_blocks(results, comparisons, pictures.get("metric")),
-        *([Heading("Figures"), *others] if others else []),
+        *others,
         *outcome_blocks(results, comparisons),
         *left_out_blocks(results),
         *table_blocks(results, comparisons),

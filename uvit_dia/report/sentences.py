@@ -42,11 +42,14 @@ def answer(comparisons: Sequence[Comparison], metric: str) -> str:
 
 
 def _where(comparisons: Iterable[Comparison]) -> str:
-    """Return "dia_lstm at batch size 8 and 16, dia_lstm_light at batch size 8"."""
+    """Return "dia_lstm at batch size 8 and 16, relu and tanh at batch size 8"."""
     sizes: dict[str, list[int]] = {}
     for c in comparisons:
         sizes.setdefault(c.ours.variant, []).append(c.batch_size)
-    return ", ".join(f"{variant} at batch size {joined(found)}" for variant, found in sizes.items())
+    variants: dict[str, list[str]] = {}
+    for variant, found in sizes.items():
+        variants.setdefault(joined(found), []).append(variant)
+    return ", ".join(f"{joined(same)} at batch size {size}" for size, same in variants.items())
 
 
 def reach(comparisons: Sequence[Comparison], metric: str) -> str:
@@ -153,9 +156,14 @@ def _to(first: str, last: str) -> str:
 def _divergences(c: Comparison) -> str:
     ours, base = c.ours, c.base
     ended = [side.summary.n + side.diverged for side in (ours, base)]
-    counts = {"ours_lost": ours.diverged, "ours_ended": plural(ended[0], "seed")}
-    counts |= {"base_lost": base.diverged, "base_ended": ended[1]}
-    text = _words(c, "diverged", **counts)
+    text = _words(
+        c,
+        "diverged",
+        ours_lost=ours.diverged,
+        ours_ended=plural(ended[0], "seed"),
+        base_lost=base.diverged,
+        base_ended=ended[1],
+    )
     if not math.isnan(c.fisher_p):
         text += f" (Fisher's exact test: {shown_p(c.fisher_p)})"
     if ours.summary.n and base.summary.n:

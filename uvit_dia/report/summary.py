@@ -8,10 +8,9 @@ from uvit_dia.report.comparisons import Comparison
 from uvit_dia.report.page import Block, Paragraph, Picture
 from uvit_dia.report.results import SweepResults
 from uvit_dia.report.sentences import answer, reach
-from uvit_dia.report.words import joined, plural, words
+from uvit_dia.report.words import joined, plural, short_list, words
 from uvit_dia.system.records import number
 
-MAX_NAMED = 4  # variants of the question; more are counted
 STATES = ("done", "running", "preempted", "waiting", "diverged", "failed")  # as they are told
 RULES = {"constant": "constant", "sqrt": "square-root", "linear": "linear"}
 
@@ -58,10 +57,7 @@ def _question(results: SweepResults) -> str:
     metric = results.metric_name if results.settings else "the metric"
     if not others:
         return f"how does {metric} of {baseline} depend on the batch size?"
-    if len(others) > MAX_NAMED:
-        named = f"do {len(others)} variants"
-    else:
-        named = f"{'does' if len(others) == 1 else 'do'} {joined(others, ' or ')}"
+    named = f"{'does' if len(others) == 1 else 'do'} {short_list(others, ' or ')}"
     return f"{named} change {metric} compared with {baseline}, at {_sizes(results)}?"
 
 

@@ -1,11 +1,11 @@
 """The tables of a sweep's report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from uvit_dia.report.cell_measures import measured
+from uvit_dia.report.cell_measures import finite, measured
 from uvit_dia.report.comparisons import Comparison
 from uvit_dia.report.page import Block, Heading, Table
 from uvit_dia.report.results import SweepResults
@@ -172,11 +172,10 @@ def settings_block(results: SweepResults) -> list[Block]:
         ("SHA-256 of the reference images", str(settings["reference_sha256"])),
         ("sampled images (N)", str(settings["num_images"])),
         ("sampler", f"{settings['sampler']}, {settings['num_steps']} steps"),
-        ("network evaluations an image (NFE)", joined(counts["nfe"])),
+        ("network evaluations an image (NFE)", _listed(counts["nfe"])),
         ("weights", "averaged (EMA)" if settings["weights"] == "ema" else str(settings["weights"])),
-        ("sample seeds a run", joined(plural(n, "seed") for n in counts["num_sample_seeds"])),
-        ("floor: real against real images", joined(_floors(results))),
-        *_gaussian_mark(results),
+        ("sample seeds a run", _listed(plural(n, "seed") for n in counts["num_sample_seeds"])),
+        *_marks(results),
     ]
     return [
         Heading("How the metric was measured"),
@@ -184,23 +183,40 @@ def settings_block(results: SweepResults) -> list[Block]:
     ]
 
 
-def _floors(results: SweepResults) -> list[str]:
-    """Return the floors of all evaluations in words; records of older versions hold one number."""
+def _listed(values: Iterable[object]) -> str:
+    return joined(list(values) or ["not recorded"])
+
+
+def _marks(results: SweepResults) -> list[tuple[str, str]]:
+    """Return the rows of what the metric is held against, as far as the records have it."""
     lines = [line for cell in results.cells for line in cell.evaluations]
-    return sorted({_floor(line) for line in lines if math.isfinite(measured(line, "floor"))})
+    rows = [("floor: real against real images", _listed(sorted({_floor(x) for x in lines} - {""})))]
+    if matched := finite(lines, "matched_value"):
+        both = [line for line in lines if math.isfinite(measured(line, "matched_value"))]
+        smaller = {f"{measured(line, 'matched_num_images'):.0f}" for line in both}
+        floors = {_with_std(line, "matched_floor") for line in both}
+        ends = f"{shown(min(matched), 4)} to {shown(max(matched), 4)}"
+        told = f"{ends}, real images {joined(sorted(floors))}"
+        rows.append((f"{results.metric_name} at {joined(sorted(smaller))} images", told))
+    if gaussian := sorted({shown(mark, 4) for mark in finite(lines, "gaussian_mark")}):
+        rows.append(("a Gaussian in pixels, which a model must beat", joined(gaussian)))
+    return rows
+
+
+def _with_std(line: Record, name: str) -> str:
+    return shown_with_spread(measured(line, name), measured(line, f"{name}_std"))
 
 
 def _floor(line: Record) -> str:
-    text = shown_with_spread(measured(line, "floor"), measured(line, "floor_std"))
+    """Return the floor of an evaluation and how it was drawn; of old versions there is less."""
+    rule = line.get("floor_rule")
+    if math.isnan(measured(line, "floor")):
+        return f"{rule!s:.200}" if rule else ""
     draws, images = measured(line, "floor_draws"), measured(line, "floor_num_images")
-    details = [f"{draws:.0f} draws"] if math.isfinite(draws) else []
-    details += [f"{images:.0f} images"] if math.isfinite(images) else []
-    details += [f"{line['floor_split']!s:.60}"] if line.get("floor_split") else []
-    return f"{text} ({', '.join(details)})" if details else text
-
-
-def _gaussian_mark(results: SweepResults) -> list[tuple[str, str]]:
-    """Return the row of the second mark, where the records have it."""
-    column = results.table["gaussian_mark"].to_numpy(float)
-    found = sorted({shown(value, 4) for value in column if math.isfinite(value)})
-    return [("a Gaussian in pixels, which a model must beat", joined(found))] if found else []
+    details = [f"mean ± standard deviation of {draws:.0f} draws"] if draws > 1 else []
+    if rule:
+        details.append(f"{rule!s:.200}")
+    elif math.isfinite(images):
+        details.append(f"{images:.0f} images of the split {line.get('floor_split')!s:.20}")
+    text = _with_std(line, "floor")
+    return f"{text} ({'; '.join(details)})" if details else text

@@ -2,11 +2,12 @@
 
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
+MAX_NAMED = 4
 MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -65,3 +66,10 @@ def joined(names: Iterable[object], last: str = " and ") -> str:
     """Return "a", "a and b" or "a, b and c"."""
     *head, tail = [str(name) for name in names] or ["none"]
     return ", ".join(head) + last + tail if head else tail
+
+
+def short_list(variants: Sequence[str], last: str = " and ") -> str:
+    """Return a few names as `joined` does; of many only their number."""
+    if len(variants) <= MAX_NAMED:
+        return joined(variants, last)
+    return f"{len(variants)} variants"

@@ -98,7 +98,7 @@ def check_output(path: Path, image_suffixes: tuple[str, ...]) -> None:
     Raises:
         InputError: if not. Whether a folder holds samples of other weights is seen later.
     """
-    is_file = path.suffix in image_suffixes
+    is_file = path.suffix.lower() in image_suffixes
     folders = [path.parent] if is_file else [path, *path.parents]
     there = next((folder for folder in folders if os.path.lexists(folder)), None)
     if is_file and (there is None or not there.is_dir() or os.path.isdir(path)):  # noqa: PTH112

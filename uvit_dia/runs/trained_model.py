@@ -152,6 +152,8 @@ def _config_of_run(saved: Config, run: Path | None, data_path: str | None) -> Co
             config = latest
         except InputError as error:
             warn(f"{error}; the checkpoint's own config is used")
+    if data_path and config.data.name == "digits":
+        raise InputError("--data_path: this run's data.name = 'digits' reads no files of yours")
     if data_path:
         config = with_paths(config, {"data.path": expand_home(data_path, "--data_path")})
     return with_paths(config, find_paths(config, run))

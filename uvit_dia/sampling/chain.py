@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from uvit_dia.config.schema import DiffusionConfig, SampleConfig
-from uvit_dia.sampling.safeguards import clip_x_0, noise_level_at, noise_levels, safeguards
+from uvit_dia.sampling.safeguards import (
+    clip_x_0,
+    noise_level_at,
+    noise_levels,
+    safeguards,
+)
 from uvit_dia.sampling.schedulers import make_scheduler
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction
@@ -26,8 +31,9 @@ class Chain:
 
     def __init__(self, settings: SampleConfig, diffusion: DiffusionConfig) -> None:
         self.settings = settings
-        self.scheduler = make_scheduler(settings, diffusion)
         self.safeguards = safeguards(settings, diffusion)
+        karras = self.safeguards.karras_sigma_max
+        self.scheduler = make_scheduler(settings, diffusion, karras_sigma_max=karras)
         self._sigmas = noise_levels(self.scheduler.alphas_cumprod)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from uvit_dia.config.schema import DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.rng import position_generator
 from uvit_dia.sampling.chain import Chain
-from uvit_dia.sampling.safeguards import begins_without_signal, noise_level_at, noise_levels
+from uvit_dia.sampling.safeguards import noise_level_at, noise_levels, safeguards
 
 MEAN, STD = 0.2, 0.3  # of the Gaussian data, in [-1, 1] but for one pixel in a hundred
 LEVEL = 0.6  # the grey levels are this and its negative
@@ -30,8 +30,9 @@ def sampler_notes(settings: SampleConfig, diffusion: DiffusionConfig) -> list[st
     Raises:
         InputError: if the sampler cannot do these steps at all.
     """
-    notes = Chain(settings, diffusion).safeguards.notes(settings)
-    fault = sampler_fault(settings, diffusion)
+    guards = safeguards(settings, diffusion)
+    notes = guards.notes(settings)
+    fault = None if guards.lacks_clipping else sampler_fault(settings, diffusion)
     return notes if fault is None else [*notes, fault]
 
 
@@ -49,19 +50,10 @@ def sampler_fault(settings: SampleConfig, diffusion: DiffusionConfig) -> str | N
     what = f"come out with {spread:.2g} times their contrast"
     if FLAT <= spread <= BLOWN_OUT:
         what = f"of two grey levels have {far:.0%} of their pixels at neither"
-    advice = "give more --num_steps, or another --sampler"
-    if _lacks_clipping(settings, diffusion):
-        advice = "sample.clip_sample = True would clip x_0, which is what is missing"
     return (
         f"{settings.sampler} in {settings.num_steps} steps is wrong on this schedule: even of a "
-        f"nearly exact network, images {what}; {advice}"
+        f"nearly exact network, images {what}; give more --num_steps, or another --sampler"
     )
-
-
-def _lacks_clipping(settings: SampleConfig, diffusion: DiffusionConfig) -> bool:
-    if settings.clip_sample or diffusion.prediction_type != "epsilon":
-        return False
-    return begins_without_signal(settings, diffusion)
 
 
 def _gaussian_x_0(x_t: Tensor, alpha_bar: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sampling from the command line: a trained run in, image files out, the work split over processes."""
+"""Sampling from the command line: a trained run in, image files out, on all processes."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,11 +12,15 @@ from tqdm import tqdm
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.runs.trained_model import load_run
 from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
+from uvit_dia.sampling.outputs import ARRAY, FOLDER, GRID, output_kind
+from uvit_dia.sampling.probe import sampler_notes
+from uvit_dia.sampling.safeguards import safeguards
 from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank
 from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
+from uvit_dia.system.notices import warn
 from uvit_dia.system.processes import failing_together, main_process_first
 
 
@@ -30,36 +34,50 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
 
     Raises:
         InputError: if checkpoint, settings or output do not fit; nothing is overwritten then.
-        NonFiniteImagesError: if the sampler ends in values that are not finite; no file of these images is written.
+        NonFiniteImagesError: if the sampler ends in values that are not finite; no file of these
+            images is written.
     """
+    # -- what is sampled
+    kind = output_kind(output)
     accelerator = make_accelerator()
     trained = load_run(arguments.checkpoint, use_ema=arguments.use_ema, device=accelerator.device)
-    settings = sampler_settings(arguments, trained.config)
+    config = trained.config
+    settings = sampler_settings(arguments, config)
+    if config.model.in_chans not in (1, 3) and kind != ARRAY:
+        raise InputError(
+            f"--output {output}: images of {config.model.in_chans} channels go to .npz only"
+        )
     num_images = arguments.num_images
     assert num_images is not None  # the command has a default
-    batch_size = min(arguments.batch_size or trained.config.sample.batch_size, num_images)
-    sampler = make_sampler(
-        trained.model, trained.config, settings, batch_size=batch_size, device=accelerator.device
-    )
-    if trained.config.model.in_chans not in (1, 3) and output.suffix != ".npz":
-        raise InputError(
-            f"--output {output}: images of {trained.config.model.in_chans} channels go to .npz only"
+    batch_size = min(arguments.batch_size or config.sample.batch_size, num_images)
+    folder = None
+    if kind == FOLDER:
+        facts = {**sampler_facts(settings), **safeguards(settings, config.diffusion).facts()}
+        origin = {"weights_sha256": trained.sha256, "block": batch_size, **facts}
+        any_block = arguments.batch_size is None
+        # the others see the folder that the first one made
+        folder = main_process_first(
+            accelerator, lambda: PngFolder(output, origin, any_block=any_block)
         )
-    if output.suffix in (".png", ".npz"):
-        if not output.parent.is_dir() or output.is_dir():
-            raise InputError(f"--output {output}: must be a file in a folder that is there")
-        with advice_on_batch_size(batch_size):
+        batch_size = folder.block
+    notes = sampler_notes(settings, config.diffusion) if accelerator.is_main_process else []
+    for note in notes:
+        warn(note)
+    # -- sampling and writing
+    sampler = make_sampler(
+        trained.model, config, settings, batch_size=batch_size, device=accelerator.device
+    )
+    with advice_on_batch_size(batch_size):
+        if folder is not None:
+            _sample_to_folder(sampler, num_images, folder, accelerator)
+        else:
             images = _sample_all(sampler, num_images, accelerator)
-        if accelerator.is_main_process:
-            (write_grid if output.suffix == ".png" else write_npz)(output, images)
-    else:
-        origin = {"weights_sha256": trained.sha256, "block": batch_size, **sampler_facts(settings)}
-        with advice_on_batch_size(batch_size):
-            _sample_to_folder(sampler, num_images, output, origin, accelerator)
+            if accelerator.is_main_process:
+                (write_grid if kind == GRID else write_npz)(output, images)
     accelerator.wait_for_everyone()
     accelerator.print(
-        f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, seed {settings.seed}, "
-        f"{trained.weights} weights of step {trained.step}"
+        f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, "
+        f"seed {settings.seed}, {trained.weights} weights of step {trained.step}"
     )
 
 
@@ -81,10 +99,9 @@ def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator
 
 
 def _sample_to_folder(
-    sampler: ImageSampler, num_images: int, output: Path, origin: dict, accelerator: Accelerator
+    sampler: ImageSampler, num_images: int, folder: PngFolder, accelerator: Accelerator
 ) -> None:
     """Sample what is missing in a folder of PNGs."""
-    folder = main_process_first(accelerator, lambda: PngFolder(output, origin))
     missing = set(folder.missing(num_images))
     accelerator.wait_for_everyone()
     share = share_of_rank(

@@ -1,14 +1,13 @@
 """Where a plain sampler would silently compute wrongly, and what is done instead.
 
-Some schedules leave next to no signal at their last timesteps: on the cosine schedule the noise level
-sigma = sqrt((1 - alpha-bar) / alpha-bar) rises to 20,000, on linear betas to 157. There
+A noise level is sigma = sqrt((1 - alpha-bar) / alpha-bar). Linear betas begin at 157; the cosine
+schedule begins at 20,000, from where the first of 20 steps falls to 12. On such a fall
 
-- heun averages the slopes at both ends of a step. Where one step goes from 20,000 to 30, the slope
-  at its end, with an error of x_0 / 30, is carried over 20,000, and images are blown out. It takes
-  the noise levels of Karras et al. 2022 (arXiv:2206.00364, Eq. 5) from 80 down instead: in fewer
-  than 50 steps, and for a predicted epsilon always.
-- x_0 = sqrt(1 + sigma^2) x_t - sigma eps multiplies an error of eps by sigma, and a network is never
-  exact to a part in 20,000. x_0 is clipped to [-1, 1] there, as ddpm and ddim do on every schedule.
+- heun averages the slopes at both ends of the step. The slope at its end has an error of about
+  sigma_data^2 / sigma_1^2, which is carried over half of sigma_0 and blows images out. It takes the
+  noise levels of Karras et al. 2022 (arXiv:2206.00364, Eq. 5 and Table 1) from 80 down instead.
+- a network that predicts epsilon errs by a few parts in a hundred of the noise that was, which is
+  many times the noise that is left. x_0 is clipped to [-1, 1], as ddpm and ddim do everywhere.
 
 What was right without is left as it was, to the last bit.
 """
@@ -20,10 +19,12 @@ from torch import Tensor
 
 from uvit_dia.config.schema import DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
+from uvit_dia.sampling.schedulers import make_scheduler
 
-LOST_SIGMA = 1000.0  # above it, noise levels are not taken as they come
-KARRAS_SIGMA_MAX = 80.0  # Karras et al. 2022, Table 1
-HEUN_STEPS = 50  # from so many on, heun is right on the cosine schedule as it is
+MAX_FALL = 30.0  # of the noise level in the first step, for a predicted epsilon
+SIGMA_DATA = 0.5  # spread of images in [-1, 1], as in Karras et al. 2022
+MAX_OVERSHOOT = 0.15  # of heun's first step, as a share of the noise that is left
+KARRAS_SIGMA_MAX = 80.0
 CLIPPING = ("ddpm", "ddim")  # samplers whose schedulers clip x_0 themselves
 
 
@@ -32,18 +33,21 @@ class Safeguards:
     """What a sampler does beyond its name.
 
     Attributes:
-        karras_sigmas: whether heun takes Karras' noise levels.
+        karras_sigma_max: where heun's noise levels begin if they are those of Karras et al. 2022;
+            None for those of the timesteps.
         clips_x_0: whether the estimate of x_0 is clipped to [-1, 1].
+        lacks_clipping: whether it should be, but `sample.clip_sample = False` forbids it.
     """
 
-    karras_sigmas: bool
+    karras_sigma_max: float | None
     clips_x_0: bool
+    lacks_clipping: bool
 
     def facts(self) -> dict[str, object]:
-        """Return what results must tell; nothing of what is not done, as in older results."""
+        """Return what results must tell; nothing where nothing is done, as in older results."""
         facts: dict[str, object] = {}
-        if self.karras_sigmas:
-            facts.update(sigmas="karras", sigma_max=KARRAS_SIGMA_MAX)
+        if self.karras_sigma_max is not None:
+            facts.update(sigmas="karras", sigma_max=self.karras_sigma_max)
         if self.clips_x_0:
             facts.update(clips_x_0=True)
         return facts
@@ -51,36 +55,42 @@ class Safeguards:
     def notes(self, settings: SampleConfig) -> list[str]:
         """Say it, one line each."""
         notes = []
-        if self.karras_sigmas:
+        if self.karras_sigma_max is not None:
             notes.append(
                 f"heun in {settings.num_steps} steps takes the noise levels of Karras et al. 2022 "
-                f"from {KARRAS_SIGMA_MAX:g} down; with this schedule's own it blows images out"
+                f"from {self.karras_sigma_max:g} down; with this schedule's own it blows images out"
             )
+        fall = "this schedule's first step multiplies an error of the predicted epsilon"
         if self.clips_x_0:
+            notes.append(f"{settings.sampler} clips x_0 to [-1, 1] at each step; {fall}")
+        if self.lacks_clipping:
             notes.append(
-                f"{settings.sampler} clips x_0 to [-1, 1] at each step, as ddpm does; this "
-                f"schedule multiplies an error of the predicted epsilon by more than {LOST_SIGMA:g}"
+                f"sample.clip_sample = False leaves {settings.sampler} wrong: {fall}; with True "
+                "x_0 is clipped to [-1, 1]"
             )
         return notes
 
 
 def safeguards(settings: SampleConfig, diffusion: DiffusionConfig) -> Safeguards:
     """Decide what a sampler needs on a schedule."""
-    is_lost = begins_without_signal(settings, diffusion)
-    predicts_eps = diffusion.prediction_type == "epsilon"
-    is_coarse = settings.num_steps < HEUN_STEPS or predicts_eps
-    karras = is_lost and settings.sampler == "heun" and is_coarse
-    clips = is_lost and predicts_eps and not karras and settings.sampler not in CLIPPING
-    return Safeguards(karras_sigmas=karras, clips_x_0=clips and settings.clip_sample)
-
-
-def begins_without_signal(settings: SampleConfig, diffusion: DiffusionConfig) -> bool:
-    """Say whether the noise level of a sampler's first timestep is above `LOST_SIGMA`."""
     sigmas = noise_levels(alphas_cumprod_of(diffusion))
-    last = len(sigmas) - 1
-    # pndm alone does not begin at the last timestep
-    first = len(sigmas) - len(sigmas) // settings.num_steps if settings.sampler == "pndm" else last
-    return float(sigmas[first]) > LOST_SIGMA
+    scheduler = make_scheduler(settings, diffusion)
+    scheduler.set_timesteps(settings.num_steps)
+    if len(scheduler.timesteps) < 2:
+        return Safeguards(karras_sigma_max=None, clips_x_0=False, lacks_clipping=False)
+    sigma_0, sigma_1 = (noise_level_at(sigmas, t) for t in scheduler.timesteps[:2])
+    # -- heun: error of the slope at the end x half of the step, beside the noise that is left
+    is_heun = settings.sampler == "heun"
+    overshoot = (SIGMA_DATA / sigma_1) ** 2 * sigma_0 / 2 / sigma_1
+    # -- epsilon: its error x sigma_0, beside the noise that is left
+    amplifies = diffusion.prediction_type == "epsilon" and sigma_0 > MAX_FALL * sigma_1
+    karras = is_heun and (overshoot > MAX_OVERSHOOT or amplifies)
+    needs_clipping = amplifies and not is_heun
+    return Safeguards(
+        karras_sigma_max=min(KARRAS_SIGMA_MAX, sigma_0) if karras else None,
+        clips_x_0=(needs_clipping and settings.clip_sample and settings.sampler not in CLIPPING),
+        lacks_clipping=needs_clipping and not settings.clip_sample,
+    )
 
 
 def noise_levels(alphas_cumprod: Tensor) -> Tensor:
@@ -102,7 +112,7 @@ def noise_level_at(sigmas: Tensor, timestep: Tensor) -> float:
 
 
 def clip_x_0(eps: Tensor, x_t: Tensor, sigma: float) -> Tensor:
-    """Return the epsilon whose x_0 is clipped to [-1, 1].
+    """Return the epsilon whose x_0 is clipped to [-1, 1]; where x_0 is inside, it is unchanged.
 
     Args:
         eps: (B, C, H, W), the network's prediction.

@@ -6,7 +6,6 @@ from typing import Any
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import scheduler_arguments
-from uvit_dia.sampling.safeguards import KARRAS_SIGMA_MAX, safeguards
 from uvit_dia.system.errors import InputError
 
 Scheduler = Any  # diffusers' schedulers have methods in common, but no type that declares them
@@ -24,11 +23,20 @@ def sampler_facts(settings: SampleConfig) -> dict[str, object]:
     }
 
 
-def make_scheduler(settings: SampleConfig, diffusion: DiffusionConfig) -> Scheduler:
+def make_scheduler(
+    settings: SampleConfig, diffusion: DiffusionConfig, *, karras_sigma_max: float | None = None
+) -> Scheduler:
     """Build the diffusers scheduler of a sampler, with no option left to a default that matters.
 
-    Timestep spacing: "trailing" for ddpm and ddim, so that every chain starts at the last timestep; ddim and pndm
-    look one stride back, which is right only where num_steps divides the training steps; "linspace" for the solvers.
+    Timestep spacing: "trailing" for ddpm and ddim, so that every chain starts at the last timestep;
+    "linspace" for the solvers; "leading" for pndm. ddim and pndm look one stride back, which is right
+    only where num_steps divides the training timesteps.
+
+    Args:
+        settings: the sampler.
+        diffusion: the process that the network was trained on.
+        karras_sigma_max: where heun's noise levels begin if they are those of Karras et al. 2022;
+            None for those of the timesteps.
 
     Raises:
         InputError: for a number of steps or a prediction type that the sampler cannot do.
@@ -38,36 +46,18 @@ def make_scheduler(settings: SampleConfig, diffusion: DiffusionConfig) -> Schedu
 
     name = settings.sampler
     common = {**scheduler_arguments(diffusion), "steps_offset": 0}
-    clip = {"clip_sample": settings.clip_sample, "clip_sample_range": 1.0, "thresholding": False}
-    solver = {
-        "solver_order": 2,
-        "thresholding": False,
-        "lower_order_final": True,
-        "final_sigmas_type": "zero",
-        "timestep_spacing": "linspace",
-        "use_karras_sigmas": False,
-    }
-    if name == "ddpm":
-        return diffusers.DDPMScheduler(
-            **common, **clip, variance_type=settings.variance_type, timestep_spacing="trailing"
+    if name in ("ddpm", "ddim"):
+        common.update(
+            clip_sample=settings.clip_sample,
+            clip_sample_range=1.0,
+            thresholding=False,
+            timestep_spacing="trailing",
         )
-    if name == "ddim":
-        return diffusers.DDIMScheduler(
-            **common, **clip, set_alpha_to_one=True, timestep_spacing="trailing"
-        )
-    if name in ("dpmpp_2m", "dpmpp_2m_sde"):
-        algorithm = "dpmsolver++" if name == "dpmpp_2m" else "sde-dpmsolver++"
-        return diffusers.DPMSolverMultistepScheduler(
-            **common,
-            **solver,
-            algorithm_type=algorithm,
-            solver_type="midpoint",
-            euler_at_final=False,
-        )
-    if name == "unipc":
-        return diffusers.UniPCMultistepScheduler(
-            **common, **solver, predict_x0=True, solver_type="bh2", disable_corrector=[]
-        )
+        if name == "ddpm":
+            return diffusers.DDPMScheduler(**common, variance_type=settings.variance_type)
+        return diffusers.DDIMScheduler(**common, set_alpha_to_one=True)
+    if name in ("dpmpp_2m", "dpmpp_2m_sde", "unipc"):
+        return _multistep_solver(name, common)
     if name == "euler":
         return diffusers.EulerDiscreteScheduler(
             **common,
@@ -77,23 +67,47 @@ def make_scheduler(settings: SampleConfig, diffusion: DiffusionConfig) -> Schedu
             use_karras_sigmas=False,
         )
     if name == "heun":
-        karras = safeguards(settings, diffusion).karras_sigmas
-        heun = diffusers.HeunDiscreteScheduler(
-            **common, timestep_spacing="linspace", use_karras_sigmas=karras, clip_sample=False
+        heun: Scheduler = diffusers.HeunDiscreteScheduler(
+            **common,
+            timestep_spacing="linspace",
+            use_karras_sigmas=karras_sigma_max is not None,
+            clip_sample=False,
         )
-        if karras:  # diffusers reads it, though it is no argument of this scheduler
-            heun.register_to_config(sigma_max=KARRAS_SIGMA_MAX)
+        if karras_sigma_max is not None:  # diffusers reads it, though no argument sets it
+            heun.register_to_config(sigma_max=karras_sigma_max)
         return heun
     return diffusers.PNDMScheduler(
+        **common, skip_prk_steps=False, set_alpha_to_one=True, timestep_spacing="leading"
+    )
+
+
+def _multistep_solver(name: str, common: dict[str, Any]) -> Scheduler:
+    """Build dpmpp_2m, dpmpp_2m_sde or unipc, all of second order."""
+    import diffusers
+
+    common = {
         **common,
-        skip_prk_steps=False,
-        set_alpha_to_one=True,
-        timestep_spacing="leading",
+        "solver_order": 2,
+        "thresholding": False,
+        "lower_order_final": True,
+        "final_sigmas_type": "zero",
+        "timestep_spacing": "linspace",
+        "use_karras_sigmas": False,
+    }
+    if name == "unipc":
+        return diffusers.UniPCMultistepScheduler(
+            **common, predict_x0=True, solver_type="bh2", disable_corrector=[]
+        )
+    return diffusers.DPMSolverMultistepScheduler(
+        **common,
+        algorithm_type="dpmsolver++" if name == "dpmpp_2m" else "sde-dpmsolver++",
+        solver_type="midpoint",
+        euler_at_final=False,
     )
 
 
 def _check_settings(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
-    """Refuse settings that a scheduler cannot do, or does without a word and wrongly."""
+    """Refuse settings that a scheduler cannot do, or would silently compute wrongly."""
     name, num_steps, total = settings.sampler, settings.num_steps, diffusion.num_train_timesteps
     low = {"euler": 2, "heun": 2, "pndm": 4}.get(name, 1)  # one step of euler or heun starts at 0
     high = total
@@ -103,7 +117,8 @@ def _check_settings(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
         high = total // 2  # its first steps go to the middle between two timesteps
     if not low <= num_steps <= high:
         raise InputError(
-            f"--num_steps {num_steps}: allowed is {low} to {high} with {name} and {total} training timesteps"
+            f"--num_steps {num_steps}: allowed is {low} to {high} with {name} and {total} training "
+            "timesteps"
         )
     if name in ("ddim", "pndm") and total % num_steps:
         raise InputError(
@@ -111,7 +126,8 @@ def _check_settings(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
         )
     if name == "pndm" and diffusion.prediction_type == "sample":
         raise InputError(
-            "--sampler 'pndm': not for diffusion.prediction_type = 'sample'; epsilon and v_prediction are"
+            "--sampler 'pndm': not for diffusion.prediction_type = 'sample'; epsilon and "
+            "v_prediction are"
         )
 
 

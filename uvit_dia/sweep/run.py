@@ -51,6 +51,7 @@ def run_sweep(sweep: Sweep, workdir: Path, *, cluster: str, max_parallel: int | 
     if machine is not None:
         plan = replace(plan, extractors={**plan.extractors, **machine.extractor_sha256})
     write_plan(plan)  # also of a finished sweep: its baseline and words may be new
+    missing = _unfinished(plan)  # again: jobs of a killed sweep may have ended meanwhile
     ended: dict[str, Record] = {}
     if machine is not None and cluster == "slurm":
         ended = _run_on_slurm(sweep, missing, workdir, max_parallel)

@@ -44,9 +44,9 @@ def make_accelerator(
     tracker: str = "none",
     process_timeout_minutes: float = PROCESS_TIMEOUT_MINUTES,
 ) -> Accelerator:
-    """Make the Accelerator of a command.
+    """Make the Accelerator of a command; that of an earlier one of this process is forgotten.
 
-    One that an earlier command of this Python process made is forgotten.
+    Long because every setting of a launch is met here once.
 
     What the config says holds over what the launcher says, and a warning of one line names what
     does not hold. Where the config says "auto", see `choose_execution`.

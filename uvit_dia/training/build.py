@@ -30,7 +30,8 @@ from uvit_dia.system.processes import failing_together, main_process_first
 from uvit_dia.training.log import TrainLog
 from uvit_dia.training.noised_batch import rows_of_rank
 from uvit_dia.training.optimizer import make_optimizer
-from uvit_dia.training.trainer import PeriodicTask, Trainer
+from uvit_dia.training.tasks import PeriodicTask
+from uvit_dia.training.trainer import Trainer
 
 
 def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) -> Trainer:
@@ -55,6 +56,7 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         images = main_process_first(
             accelerator, lambda: load_training_images(located, show_progress=show)
         )
+    accelerator.print(images.summary())
     data = DataIdentity.of(images)  # hashed before they go to the device
     with failing_together():
         images, batches = _make_batches(config, images, accelerator)

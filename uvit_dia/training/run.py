@@ -5,7 +5,7 @@ from dataclasses import asdict
 from accelerate import Accelerator
 
 from uvit_dia.config.schema import Config
-from uvit_dia.config.units import facts_of
+from uvit_dia.config.units import moves_averages
 from uvit_dia.runs.find import absolute_paths, find_paths, step_folder_name, step_folders
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import (
@@ -204,9 +204,9 @@ def _advice_for_a_step(config: Config) -> str:
     """Say what makes a training step smaller; what a run may not change needs a run of its own."""
     train = config.train
     here = "data.on_device = False, or " if config.data.on_device else ""
-    facts = facts_of(config.model.attention)
-    is_allowed = facts is None or not facts.has_running_averages
-    is_open = is_allowed and not train.gradient_checkpointing
+    model = config.model
+    moves = moves_averages(model.attention, model.attention_options.normalisation)
+    is_open = not moves and not train.gradient_checkpointing
     less = " or train.gradient_checkpointing" if is_open else ""
     return (
         f"with train.batch_size = {train.batch_size}; try {here}in another --workdir "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uvit_dia.models.other_backbones.stage import SharedAttention, Site
+from uvit_dia.models.other_backbones.hooks import SharedAttention, Site
 
 Targets = str | Sequence[str]
 WIDTH_ATTRIBUTES = ("num_features", "out_channels", "out_features", "num_channels")
@@ -26,7 +26,7 @@ def resolve_targets(
         targets: see `share_attention`.
 
     Raises:
-        ValueError: if a pattern matches nothing, or a module is matched twice or has a unit already.
+        ValueError: if a pattern matches nothing, or a module is matched twice or has a unit.
     """
     given = targets if isinstance(targets, Mapping) else {"stage": targets}
     if not given:
@@ -72,7 +72,8 @@ def _matches(modules: Mapping[str, nn.Module], stage: str, chosen: Targets) -> I
         if not found:
             close = get_close_matches(pattern, modules, n=3, cutoff=0.5) or list(modules)[:3]
             raise ValueError(
-                f"{pattern!r} of stage {stage!r} matches no module; names are such as {', '.join(close)}"
+                f"{pattern!r} of stage {stage!r} matches no module; names are such as"
+                f" {', '.join(close)}"
             )
         yield from found
 
@@ -104,18 +105,21 @@ def common_width(
     Args:
         stage: its name.
         found: widths of its targets by name, None where they are not known.
-        channels: the width that the user gave, or None. It goes before what attributes tell, which may mislead.
-        has_example: whether the widths are those of outputs for an example, which must be the width given.
+        channels: the width that the user gave, or None. It goes before what attributes tell, which
+            may mislead.
+        has_example: whether the widths are those of outputs for an example, which must be the width
+            given.
 
     Raises:
-        ValueError: if a width is unknown, several are found, or an example has another one than was given.
+        ValueError: if a width is unknown, several are found, or an example has another one than
+            was given.
     """
     if channels is not None:
         for name, width in found.items():
             if has_example and width not in (None, channels):
                 raise ValueError(
-                    f"{name} has {width} channels in example_input's pass, and channels={channels} was given:"
-                    " change channels= or channels_last="
+                    f"{name} has {width} channels in example_input's pass, and channels={channels}"
+                    " was given: change channels= or channels_last="
                 )
         return channels
     first_of: dict[int | None, str] = {}
@@ -137,7 +141,9 @@ def common_width(
 def observe_targets(
     model: nn.Module, stages: Mapping[str, Sequence[str]], example_input: Tensor | tuple
 ) -> dict[str, object]:
-    """Call the model once, in evaluation mode and without gradients, and return the outputs of all targets.
+    """Call the model once and return the outputs of all targets.
+
+    It is called in evaluation mode and without gradients.
 
     Args:
         model: the model; its modes are put back.
@@ -173,7 +179,8 @@ def observe_targets(
     for one in names:
         if counts[one] != 1:
             raise ValueError(
-                f"{one} ran {counts[one]} times for example_input, not once: leave it out of targets"
+                f"{one} ran {counts[one]} times for example_input, not once: leave it out of"
+                " targets"
             )
     for stage, expected in stages.items():
         order = [one for one in ran if one in expected]

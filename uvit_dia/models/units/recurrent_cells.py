@@ -1,7 +1,8 @@
 """The recurrent cells of arXiv:2210.16101 (DIA): LSTM, DIA-LSTM and DIA-LSTM (Light).
 
-A cell maps the pooled features of one block and the state of the block before to a new state (Eq. 4); its output h is
-the attention map. `attention_units.RecurrentUnit` puts it to work on tokens.
+A cell maps the pooled features of one block and the state of the block before to a new state
+(Eq. 4); its output h is the attention map. `RecurrentUnit` puts it to work on tokens.
+Legend of tensor names: B batch, N channels, r reduction.
 """
 
 from abc import ABC, abstractmethod
@@ -11,21 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uvit_dia.models.layers import linear_float32
+from uvit_dia.models.layers import INITIAL_STD, linear_float32
+from uvit_dia.models.units.protocol import check_divides
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 AT_ZERO = {"sigmoid": 0.5, "tanh": 0.0, "relu": 0.0}  # what each gives there
-UPPER_DROPOUT = 0.1  # between an h and the next stacked cell, in the authors' released CIFAR code
+FORGET_GATE = 1  # place of f among the gates i, f, g, o
+# Between an h and the next stacked cell, in the authors' released CIFAR code.
+UPPER_DROPOUT = 0.1
 
 CellState = tuple[Tensor, Tensor]  # (h, c), each (num_cells, B, N) float32
 
 
 class RecurrentCell(nn.Module, ABC):
-    """An LSTM cell of width N, with `num_cells - 1` plain cells stacked on it; siblings differ in the lowest cell.
+    """An LSTM cell of width N, with `num_cells - 1` plain cells stacked on it.
 
-    With gates i, f, g, o: `c_t = σ(f) c_{t-1} + σ(i) tanh(g)` and `h_t = σ(o) · out(c_t)` (Eq. 4; Sec. III-C).
-    Upper cells are plain Linear layers `upper.{k}.input` and `upper.{k}.hidden` (N -> 4N), fed with the h of the
-    cell below; the top h is the attention map (Table XIV).
+    With gates i, f, g, o: `c_t = σ(f) c_{t-1} + σ(i) tanh(g)` and `h_t = σ(o) · out(c_t)` (Eq. 4;
+    Sec. III-C). Siblings differ in the lowest cell. Upper cells are plain Linear layers
+    `upper.{k}.input` and `upper.{k}.hidden` (N -> 4N), fed with the h of the cell below; the top h
+    is the attention map (Table XIV).
 
     Args:
         channels: N.
@@ -62,11 +67,23 @@ class RecurrentCell(nn.Module, ABC):
 
     @abstractmethod
     def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
-        """Return the gates i, f, g, o of the lowest cell before their nonlinearities, (B, 4N), from s and h, (B, N)."""
+        """Return the gates i, f, g, o of the lowest cell before their nonlinearities.
+
+        Args:
+            s: (B, N) float32, the pooled features.
+            h: (B, N) float32, that of the block before.
+
+        Returns:
+            (B, 4N) float32.
+        """
 
     @abstractmethod
-    def zero_lowest_gates(self) -> None:
-        """Zero the weights nearest to the gates of the lowest cell, so that `lowest_gates` is zero for any input."""
+    def lowest_gate_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters nearest to the gates of the lowest cell.
+
+        With all of them zero, `lowest_gates` is zero for any input. The second is the bias of the
+        input path, (4N,) or (4, N).
+        """
 
     def initial_state(self, batch_size: int, device: torch.device) -> CellState:
         """Return h_0 = c_0 = 0 (Eq. 4), each (num_cells, B, N) float32."""
@@ -74,7 +91,7 @@ class RecurrentCell(nn.Module, ABC):
         return zeros, zeros
 
     def initial_gate(self) -> float:
-        """Return the gate that a cell gives whose gates i, f, g, o are all zero: σ(0) · out(0).
+        """Return the h of a cell whose gates i, f, g, o are all zero: σ(0) · out(0).
 
         No tensor is asked for it: in a forward pass that would break the graph of `torch.compile`.
         """
@@ -88,8 +105,9 @@ class RecurrentCell(nn.Module, ABC):
         Args:
             s: (B, N) float32, the pooled features of one block.
             state: (h, c) of the block before, each (num_cells, B, N) float32.
-            dropout_masks: (num_cells - 1, B, N) float32, what multiplies an h on its way to the cell above, that is
-                0 or 1 / (1 - p); None draws them from torch's global generator while training.
+            dropout_masks: (num_cells - 1, B, N) float32, what multiplies an h on its way to the
+                cell above, that is 0 or 1 / (1 - p); None draws them from torch's global generator
+                while training.
 
         Returns:
             The top h, (B, N) float32, which is the attention map; and the new state.
@@ -104,9 +122,8 @@ class RecurrentCell(nn.Module, ABC):
             else:
                 x = self._drop(x, None if dropout_masks is None else dropout_masks[k - 1])
                 layers: Any = self.upper[k - 1]  # a ModuleDict, which ModuleList's type hides
-                gates = linear_float32(layers["input"], x) + linear_float32(
-                    layers["hidden"], h_before[k]
-                )
+                gates = linear_float32(layers["input"], x)
+                gates = gates + linear_float32(layers["hidden"], h_before[k])  # B 4N
             i, f, g, o = gates.chunk(4, dim=-1)  # each B N
             c = torch.sigmoid(f) * c_before[k] + torch.sigmoid(i) * torch.tanh(g)
             x = torch.sigmoid(o) * out(c)
@@ -120,12 +137,22 @@ class RecurrentCell(nn.Module, ABC):
         return F.dropout(h, UPPER_DROPOUT) if mask is None else h * mask
 
     def zero_top_gates(self) -> None:
-        """Make the top cell's gates zero for any input, so that the attention map is `initial_gate()` everywhere."""
-        if self.num_cells == 1:
-            self.zero_lowest_gates()
-            return
-        for parameter in self.upper[-1].parameters():
+        """Make the top cell's gates zero for any input: the map is `initial_gate()` everywhere."""
+        nearest = self.lowest_gate_parameters() if self.num_cells == 1 else self._upper(-1)
+        for parameter in nearest:
             nn.init.zeros_(parameter)
+
+    def add_to_forget_biases(self, value: float) -> None:
+        """Add a number to the bias of every cell's forget gate."""
+        biases = [self.lowest_gate_parameters()[1]]
+        biases += [self._upper(k)[1] for k in range(self.num_cells - 1)]
+        with torch.no_grad():
+            for bias in biases:
+                bias.view(4, -1)[FORGET_GATE] += value
+
+    def _upper(self, k: int) -> list[nn.Parameter]:
+        """Return the parameters of an upper cell; the second is the bias of its input path."""
+        return list(self.upper[k].parameters())
 
 
 class LSTMCell(RecurrentCell):
@@ -140,21 +167,17 @@ class LSTMCell(RecurrentCell):
         """Map s and h, (B, N), to the gates, (B, 4N)."""
         return linear_float32(self.input, s) + linear_float32(self.hidden, h)
 
-    def zero_lowest_gates(self) -> None:
-        """Zero both Linear layers."""
-        for parameter in (*self.input.parameters(), *self.hidden.parameters()):
-            nn.init.zeros_(parameter)
+    def lowest_gate_parameters(self) -> list[nn.Parameter]:
+        """Return those of both Linear layers."""
+        return [*self.input.parameters(), *self.hidden.parameters()]
 
 
 class _ReducedCell(RecurrentCell):
-    """What DIA-LSTM and its Light sibling share: a Linear N -> N/r and a ReLU at the start of each path."""
+    """What DIA-LSTM and its Light sibling share: a Linear N -> N/r and a ReLU start each path."""
 
     def __init__(self, channels: int, reduction: int, activation: str, num_cells: int) -> None:
         super().__init__(channels, activation, num_cells)
-        if reduction < 1 or channels % reduction:
-            raise ValueError(
-                f"reduction must be at least 1 and divide the {channels} channels, got {reduction}"
-            )
+        check_divides("reduction", reduction, channels)
         self.reduction = reduction
         self.input_reduce = nn.Linear(channels, channels // reduction)
         self.hidden_reduce = nn.Linear(channels, channels // reduction)
@@ -183,23 +206,21 @@ class DIALSTMCell(_ReducedCell):
     def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
         """Map s and h, (B, N), to the gates, (B, 4N)."""
         reduced_s, reduced_h = self.reduced(s, h)
-        return linear_float32(self.input_expand, reduced_s) + linear_float32(
-            self.hidden_expand, reduced_h
-        )
+        gates = linear_float32(self.input_expand, reduced_s)
+        return gates + linear_float32(self.hidden_expand, reduced_h)
 
-    def zero_lowest_gates(self) -> None:
-        """Zero both expanding layers; the reducing ones keep their weights and so pass gradients on."""
-        for parameter in (*self.input_expand.parameters(), *self.hidden_expand.parameters()):
-            nn.init.zeros_(parameter)
+    def lowest_gate_parameters(self) -> list[nn.Parameter]:
+        """Return those of the expanding layers; the reducing ones pass the gradient on."""
+        return [*self.input_expand.parameters(), *self.hidden_expand.parameters()]
 
 
 class DIALSTMLightCell(_ReducedCell):
-    """The DIA-LSTM (Light) cell: Linear N -> N/r, ReLU, then four element-wise affine maps a path (Eq. 5).
+    """The DIA-LSTM (Light) cell: Linear N -> N/r, ReLU, four element-wise affine maps (Eq. 5).
 
     2N²/r + 16N weights (the 16N counts w and b of Eq. 5), and 2N/r biases of the reducing layers.
 
-    Eq. 5 needs a vector of N entries where the reduced one has N/r. Our reading, which meets every count that the
-    text gives: the reduced vector is repeated r times along the channels.
+    Eq. 5 needs a vector of N entries where the reduced one has N/r. Our reading, which meets every
+    count that the text gives: the reduced vector is repeated r times along the channels.
     """
 
     def __init__(
@@ -211,7 +232,7 @@ class DIALSTMLightCell(_ReducedCell):
         self.hidden_scale = nn.Parameter(torch.empty(4, channels))
         self.hidden_shift = nn.Parameter(torch.zeros(4, channels))
         for scale in (self.input_scale, self.hidden_scale):
-            nn.init.trunc_normal_(scale, std=0.02)  # as the Linear weights whose place it takes
+            nn.init.trunc_normal_(scale, std=INITIAL_STD)  # as U-ViT's Linear weights
 
     def lowest_gates(self, s: Tensor, h: Tensor) -> Tensor:
         """Map s and h, (B, N), to the gates, (B, 4N)."""
@@ -222,7 +243,6 @@ class DIALSTMLightCell(_ReducedCell):
         gates = gates + self.hidden_scale.float() * repeated_h + self.hidden_shift.float()
         return gates.flatten(1)
 
-    def zero_lowest_gates(self) -> None:
-        """Zero all four affine maps of both paths."""
-        for p in (self.input_scale, self.input_shift, self.hidden_scale, self.hidden_shift):
-            nn.init.zeros_(p)
+    def lowest_gate_parameters(self) -> list[nn.Parameter]:
+        """Return all four affine maps of both paths."""
+        return [self.input_scale, self.input_shift, self.hidden_scale, self.hidden_shift]

@@ -1,0 +1,79 @@
+"""In which form CIFAR-10 lies on disk; nothing is read or downloaded here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from uvit_dia.data.file_kinds import kind_of
+from uvit_dia.system.errors import InputError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+ARCHIVE = "cifar-10-binary.tar.gz"
+EXTRACTED = "cifar-10-batches-bin"
+BATCHES = {
+    "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    "test": ("test_batch.bin",),
+}
+PYTHON = "CIFAR-10's python edition (pickles, which are never loaded)"
+OTHER_EDITIONS = {  # names that begin so -> what they are
+    "cifar-10-python": PYTHON,
+    "cifar-10-batches-py": PYTHON,
+    "data_batch_1.mat": "CIFAR-10's Matlab edition",
+    "data_batch_1": PYTHON,
+    "cifar-10-matlab": "CIFAR-10's Matlab edition",
+    "cifar-10-batches-mat": "CIFAR-10's Matlab edition",
+}
+ADVICE = f"needed is the binary edition, {URL}, as a file or extracted; data.path = '' downloads it"
+
+
+@dataclass(frozen=True)
+class Cifar10Files:
+    """Where CIFAR-10 lies.
+
+    Attributes:
+        path: the official binary archive, or the folder that was extracted from it.
+        is_archive: which of the two.
+    """
+
+    path: Path
+    is_archive: bool
+
+
+def find_cifar10(path: Path) -> Cifar10Files:
+    """Find CIFAR-10; an archive that is not there yet is named where it belongs.
+
+    Args:
+        path: the archive itself, the folder extracted from it, or a folder that holds, or will
+            hold, one of them.
+
+    Raises:
+        InputError: if another edition lies there, or a folder cannot be read.
+    """
+    if path.is_file():
+        _refuse_other_editions(path, path.name)
+        return Cifar10Files(path, is_archive=True)
+    if (path / ARCHIVE).exists():
+        return Cifar10Files(path / ARCHIVE, is_archive=True)
+    for folder in (path, path / EXTRACTED):
+        if any((folder / name).exists() for names in BATCHES.values() for name in names):
+            return Cifar10Files(folder, is_archive=False)
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
+    for name in names:
+        _refuse_other_editions(path / name, name)
+        if name.lower().startswith("cifar-10-binary"):
+            raise InputError(f"data.path: {path} holds {name}, not {ARCHIVE}; give {path / name}")
+    if path.name.lower().startswith(("cifar-100-", "cifar-10-batches-mat")):
+        raise InputError(f"data.path: {path} is another data set or edition; {ADVICE}")
+    return Cifar10Files(path / ARCHIVE, is_archive=True)
+
+
+def _refuse_other_editions(path: Path, name: str) -> None:
+    """Refuse what is CIFAR-10 in a form that is not read."""
+    for start, edition in OTHER_EDITIONS.items():
+        if name.lower().startswith(start):
+            raise InputError(f"data.path: {path} is {edition}; {ADVICE}")
+    if kind_of(name) == "parquet":
+        raise InputError(f"data.path: {path} is a table; data.name = 'parquet' reads it")

@@ -1,0 +1,114 @@
+"""The files of a folder and of all folders below it, those behind links included."""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uvit_dia.data.file_kinds import is_of_the_system, kind_of
+from uvit_dia.data.summary import LeftOut
+from uvit_dia.system.errors import InputError
+
+ADVICE = {
+    "image": "data.name = 'folder' reads them",
+    "parquet": "data.name = 'parquet' reads them",
+    "archive": "unpack them first",
+    "unfinished": "downloads that did not end",
+}
+
+
+@dataclass
+class Tree:
+    """What lies below a folder.
+
+    Attributes:
+        root: the folder.
+        files: kind of file (see `file_kinds.kind_of`) -> paths, sorted.
+        broken: links whose target is not there.
+        left_out: hidden files, files of the system, and what is no file.
+    """
+
+    root: Path
+    files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    broken: list[Path] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def images(self) -> list[Path]:
+        """Return the images, those of kinds that are not read among them."""
+        return sorted(self.files["image"] + self.files["unread image"])
+
+    def leave_out_all_but(self, *kinds: str) -> None:
+        """Count the files of other kinds as left out."""
+        for kind in sorted(self.files.keys() - set(kinds)):
+            for file in self.files[kind]:
+                self.left_out.add(f"{kind} file(s)", file.name)
+
+    def contents(self) -> str:
+        """Say what lies here, where something else was looked for."""
+        parts = [
+            f"{len(files)} {kind} file(s) such as {files[0].name}"
+            + (f" ({ADVICE[kind]})" if kind in ADVICE else "")
+            for kind, files in sorted(self.files.items())
+            if files
+        ]
+        return f"it holds {', '.join(parts) if parts else 'no files'}"
+
+
+def walk(root: Path) -> Tree:
+    """List the files below a folder; a folder to which several links lead is entered once.
+
+    Raises:
+        InputError: naming a folder that cannot be read.
+    """
+    tree = Tree(root)
+    folders, links = [root], list[Path]()
+    entered = set[object]()
+    while folders or links:  # links last, so that a folder is found where it lies
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            identity = _identity(folder)
+            if identity in entered:
+                tree.left_out.add("link(s) to folders that are read anyway", folder.name)
+                continue
+            entered.add(identity)
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                _place(entry, tree, folders, links)
+        except OSError as error:
+            raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
+    for files in (*tree.files.values(), tree.broken):
+        files.sort()
+    return tree
+
+
+def _place(entry: os.DirEntry, tree: Tree, folders: list[Path], links: list[Path]) -> None:
+    path = Path(entry.path)
+    if is_of_the_system(entry.name):
+        tree.left_out.add("hidden or of the system", entry.name)
+    elif entry.is_dir():
+        (links if entry.is_symlink() else folders).append(path)
+    elif entry.is_file():
+        tree.files[kind_of(entry.name)].append(path)
+    elif entry.is_symlink() and not path.exists():
+        tree.broken.append(path)
+    else:
+        tree.left_out.add("neither file nor folder", entry.name)
+
+
+def _identity(folder: Path) -> object:
+    status = folder.stat()
+    # some network file systems number nothing
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, links to folders among them, but for hidden ones; sorted.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        found = [entry for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return sorted(Path(entry.path) for entry in found if not is_of_the_system(entry.name))
