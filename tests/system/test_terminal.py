@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import sys
+import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class Terminal:
             os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent / "inductor")
             os.execv(words[0], words)
+        termios.tcsetwinsize(keyboard, (24, 100))
         return cls(pid, keyboard)
 
     def read(self, seconds: float) -> bool:
@@ -103,7 +105,7 @@ def trainings(path: Path) -> list[int]:
 
 def test_ctrl_c_ends_a_training_in_one_line(tmp_path: Path) -> None:
     terminal = Terminal.run(PYTHON, tmp_path / "run", LONG)
-    terminal.wait_for("step 2/")
+    terminal.wait_for("loss ")
     os.write(terminal.keyboard, CTRL_C)
     assert terminal.wait_until_over() == EXIT_STOPPED_EARLY
     found = status(tmp_path / "run")
@@ -120,7 +122,7 @@ def test_ctrl_c_under_a_launcher_ends_the_training_too(tmp_path: Path) -> None:
     The training saves all the same, and leaves no process behind.
     """
     terminal = Terminal.run(LAUNCHER, tmp_path / "run", LONG)
-    terminal.wait_for("step 2/")
+    terminal.wait_for("loss ")
     os.write(terminal.keyboard, CTRL_C)
     terminal.wait_until_over()
     found = status(tmp_path / "run")
@@ -135,7 +137,7 @@ def test_a_launcher_that_is_killed_leaves_no_training_behind(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     terminal = Terminal.run(LAUNCHER, tmp_path / "run", LONG)
-    terminal.wait_for("step 2/")
+    terminal.wait_for("loss ")
     os.kill(terminal.pid, number)
     assert terminal.wait_until_over() == -number
     assert trainings(tmp_path / "run") == []
@@ -147,7 +149,7 @@ def test_a_launcher_that_is_killed_leaves_no_training_behind(
 
 def test_a_window_that_is_closed_saves_the_state(tmp_path: Path) -> None:
     terminal = Terminal.run(PYTHON, tmp_path / "run", LONG)
-    terminal.wait_for("step 2/")
+    terminal.wait_for("loss ")
     os.close(terminal.keyboard)  # SIGHUP, and nothing can be shown any more
     _, state = os.waitpid(terminal.pid, 0)
     assert os.waitstatus_to_exitcode(state) == EXIT_STOPPED_EARLY

@@ -16,6 +16,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     ProjectConfiguration,
     TorchDynamoPlugin,
+    gather_object,
     parse_flag_from_env,
 )
 
@@ -24,7 +25,7 @@ from uvit_dia.system.errors import InputError, LostContactError
 from uvit_dia.system.execution import Execution, choose_execution, contradictions
 from uvit_dia.system.messages import clip
 from uvit_dia.system.notices import told_if_slow, warn
-from uvit_dia.system.processes import is_lost_contact
+from uvit_dia.system.processes import failing_together, is_lost_contact
 
 KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
@@ -72,7 +73,9 @@ def make_accelerator(
     device = _meet(timeout).type
     asked = Execution(mixed_precision, compile)
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    execution = choose_execution(asked, begun, settings, device=device, has_bf16=has_bf16)
+    with failing_together():
+        execution = choose_execution(asked, begun, settings, device=device, has_bf16=has_bf16)
+    execution = gather_object([execution])[0]  # the first process decides for all
     project = None
     if workdir is not None:
         project = ProjectConfiguration(

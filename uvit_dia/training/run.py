@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from uvit_dia.config.schema import Config
 from uvit_dia.config.units import moves_averages
-from uvit_dia.runs.find import absolute_paths, find_paths, step_folder_name
+from uvit_dia.runs.find import absolute_paths, find_paths, step_folder_name, step_folders
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.accelerator import (
     PROCESS_TIMEOUT_MINUTES,
@@ -98,8 +98,10 @@ def train(
 
 def _begun(folder: RunFolder) -> Execution | None:
     """Return how the run that lies in a folder was computed so far, or None for a new run."""
-    recorded = Execution.recorded(folder.read_env())
     config = folder.read_config()
+    if config is None and not step_folders(folder.checkpoints):
+        return None
+    recorded = Execution.recorded(folder.read_env())
     if recorded is None and config is not None:  # of a version that recorded nothing else
         recorded = Execution.recorded(
             {"mixed_precision": config.train.mixed_precision, "compile": config.train.compile}
