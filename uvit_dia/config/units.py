@@ -132,7 +132,7 @@ def set_without_effect(attention: str, options: Mapping[str, object]) -> str | N
 
 
 def own_number(authors: int, channels: int) -> int:
-    """Return the authors' r or G, lowered to what divides a width: their greatest common divisor."""
+    """Return the authors' r or G, lowered to what divides a width: the largest common divisor."""
     return math.gcd(authors, channels)
 
 
