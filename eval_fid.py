@@ -8,6 +8,9 @@ floor, which is what as many real images have that the reference does not hold; 
 the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH.
 """
 
+from absl import flags
+from absl.flags import FlagValues
+
 from uvit_dia import cli
 from uvit_dia.evaluation.early_checks import early_source
 from uvit_dia.runs.find import check_checkpoint
@@ -18,53 +21,9 @@ from uvit_dia.system.notices import told_if_slow
 
 def main(argv: list[str]) -> None:
     """Run the command; see the module's docstring."""
-    from absl import flags
-
     values = cli.new_flags()
     cli.define_sampling_flags(values)
-    flags.DEFINE_string(
-        "extractor",
-        None,
-        "inception-v3-compat, digits or pt2:PATH (default: the run's config).",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "weights",
-        None,
-        "Inception weights (default: the run's config, or torch-fidelity's place).",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "download_weights",
-        False,
-        "Download Inception weights that are missing.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "allow_few_images",
-        False,
-        "Measure with fewer images than the extractor has features.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "data_path",
-        None,
-        "Where the training images lie, if not where the run found them.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "allow_other_data",
-        False,
-        "Measure against other images than the run was trained on.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_repeats",
-        1,
-        "Measure this many seeds, from --seed on; one line each.",
-        lower_bound=1,
-        flag_values=values,
-    )
+    _define_flags(values)
     cli.parse_flags(values, argv, __doc__)
     arguments = cli.sampling_arguments(values)
     extractor, weights = (values[name].value for name in ("extractor", "weights"))
@@ -95,6 +54,25 @@ def main(argv: list[str]) -> None:
             num_repeats=num_repeats,
         ),
     )
+
+
+def _define_flags(values: FlagValues) -> None:
+    texts = {
+        "extractor": "inception-v3-compat, digits or pt2:PATH (default: the run's config).",
+        "weights": "Inception weights (default: the run's config, or torch-fidelity's place).",
+        "data_path": "Where the training images lie, if not where the run found them.",
+    }
+    for name, meaning in texts.items():
+        flags.DEFINE_string(name, None, meaning, flag_values=values)
+    switches = {
+        "download_weights": "Download Inception weights that are missing.",
+        "allow_few_images": "Measure with fewer images than the extractor has features.",
+        "allow_other_data": "Measure against other images than the run was trained on.",
+    }
+    for name, meaning in switches.items():
+        flags.DEFINE_bool(name, False, meaning, flag_values=values)
+    repeats = "Measure this many seeds, from --seed on; one line each."
+    flags.DEFINE_integer("num_repeats", 1, repeats, lower_bound=1, flag_values=values)
 
 
 if __name__ == "__main__":

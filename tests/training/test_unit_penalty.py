@@ -1,4 +1,4 @@
-"""The penalty that an attention unit adds to what is minimised, and not to the loss that is logged."""
+"""The penalty that an attention unit adds to what is minimised, but not to the logged loss."""
 
 from pathlib import Path
 from typing import Any

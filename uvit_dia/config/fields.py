@@ -24,6 +24,7 @@ Schema = Mapping[str, Any]  # key -> Rule, or the Schema of a group
 G = TypeVar("G", bound="Group")
 
 
+# Returns Any, as `dataclasses.field` does: in a class body it stands for the value.
 def key(rule: Rule, meaning: str, *, unit: str = "", absent: object = REQUIRED) -> Any:  # noqa: ANN401
     """Declare a key of a group; arguments as the attributes of `Rule`, the result as `field`'s."""
     rule = replace(rule, meaning=meaning, unit=unit, absent=absent)

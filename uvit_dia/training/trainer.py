@@ -75,14 +75,11 @@ class Trainer:
         self.log = log
         self.tasks = tasks
         self.step = 0
+        train, rank = config.train, accelerator.process_index
         self.rows = rows_of_rank(
-            config.train.batch_size,
-            config.train.accumulation_steps,
-            accelerator.process_index,
-            accelerator.num_processes,
+            train.batch_size, train.accumulation_steps, rank, accelerator.num_processes
         )
-        self.optimizer = optimizer
-        self.device = accelerator.device
+        self.optimizer, self.device = optimizer, accelerator.device
         self.networks = Networks(accelerator, model, optimizer)
         self.model, self.ema = self.networks.model, self.networks.ema
         self.prepared_optimizer = self.networks.optimizer
@@ -122,9 +119,9 @@ class Trainer:
         return stops
 
     def _draw_batch(self) -> NoisedBatch:
-        """Return this rank's share of the batch of the step in hand, noised."""
+        """Return this rank's share of the next step's batch, noised."""
         started = time.monotonic()
-        x_0 = self.batches.x_0(self.step, self.rows)
+        x_0 = self.batches.x_0(self.step, self.rows)  # b C H W
         self.log.data_seconds += time.monotonic() - started
         seed, size = self.config.seed, self.config.train.batch_size
         return draw_batch(
@@ -136,7 +133,7 @@ class Trainer:
         parts = self.config.train.accumulation_steps
         total = torch.zeros((), device=self.device)
         for index, part in enumerate(batch.parts(parts)):
-            is_last = index == parts - 1
+            is_last = index == parts - 1  # with which the gradients travel between processes
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 loss = self._loss(self.model, part) / parts
                 self.accelerator.backward(self.networks.penalised(loss, parts))
@@ -145,7 +142,7 @@ class Trainer:
 
     def _loss(self, model: nn.Module, part: NoisedBatch) -> Tensor:
         """Return the mean loss of some noised images, ()."""
-        prediction = model(part.x_t, part.timesteps, dropout_seeds=part.dropout_seeds)
+        prediction = model(part.x_t, part.timesteps, dropout_seeds=part.dropout_seeds)  # b C H W
         return self.diffusion.loss(prediction, part.target, part.timesteps).mean()
 
     def _learnt(self, model: nn.Module, part: NoisedBatch) -> Tensor:
@@ -154,8 +151,8 @@ class Trainer:
     def _agree(self, loss: Tensor, stop_requested: bool) -> tuple[Tensor, bool]:
         """Average the loss over the processes and learn whether one of them was asked to stop.
 
-        On accelerators the answer is read on log steps and every `STOP_EVERY_STEPS` steps only, by
-        the number of the step, which all processes share, so that the host seldom waits.
+        On accelerators, where reading waits for the device, it is read on log steps and every
+        `STOP_EVERY_STEPS` steps, which are the same on all processes.
         """
         if self.accelerator.num_processes == 1:
             return loss, stop_requested
@@ -163,16 +160,14 @@ class Trainer:
         loss, stops = self.accelerator.reduce(torch.stack([loss, asked]), "mean")
         step = self.step + 1
         is_due = self._logs_after(step) or step % STOP_EVERY_STEPS == 0
-        is_read = not self.guard.skips_updates or is_due
-        return loss, is_read and bool(stops > 0)
+        return loss, (is_due or not self.guard.skips_updates) and bool(stops > 0)
 
     def _raise_if_diverged(self) -> None:
         if (bad_step := self.guard.bad_step()) is not None:
             self.log.record(self.step, {"nonfinite": 1, "nonfinite_step": bad_step})
             raise DivergedError(
-                f"loss or gradient became non-finite at step {bad_step}; "
-                "the weights were not updated with it. "
-                f"Last checkpoint: {self.checkpoints.newest_name()}"
+                f"loss or gradient became non-finite at step {bad_step}; the weights were not "
+                f"updated with it. Last checkpoint: {self.checkpoints.newest_name()}"
             )
 
     def _logs_after(self, step: int) -> bool:
@@ -233,11 +228,11 @@ class Trainer:
     def resume(
         self, *, allow_other_world_size: bool = False, allow_other_data: bool = False
     ) -> bool:
-        """Go on from the newest undamaged checkpoint, if there is one; say whether there was.
+        """Load the newest undamaged checkpoint, if there is one; say whether there was.
 
         Raises:
-            InputError: if there are checkpoints that this run cannot go on from, see
-                `RunCheckpoints.to_resume`, or if the processes see different ones.
+            InputError: if this run cannot be resumed from it (see `RunCheckpoints.to_resume`), or
+                the processes see different ones.
         """
         found = self.state.restore(
             allow_other_world_size=allow_other_world_size, allow_other_data=allow_other_data
