@@ -12,6 +12,7 @@ from pathlib import Path
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, read_config
 from uvit_dia.system.files import user_path
+from uvit_dia.system.launch import num_launched
 from uvit_dia.system.notices import told_if_slow
 
 
@@ -53,8 +54,8 @@ def main(argv: list[str]) -> None:
     from uvit_dia.runs.find import find_paths, with_paths
     from uvit_dia.runs.folder import RunFolder
 
-    check_paths(with_paths(config, find_paths(config, workdir)).data)
-
+    if num_launched() == 1:  # several tell one another, once they have met
+        check_paths(with_paths(config, find_paths(config, workdir)).data)
     folder = RunFolder(workdir)
 
     with told_if_slow("importing torch and its companions"):

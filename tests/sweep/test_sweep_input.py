@@ -34,7 +34,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "variant that is no group": ({"variants": {"uvit": 3}}, "must be a group"),
     "wrong value of a variant": (
         {"variants": {"uvit": {"model": {"attention": "attention"}}}},
-        "model.attention = 'attention'; allowed is one of",
+        "model.attention = 'attention'; allowed is none, lstm, dia_lstm",
     ),
     "wrong type of a variant": (
         {"variants": {"uvit": {"model": {"depth": "two"}}}},

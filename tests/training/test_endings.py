@@ -35,7 +35,8 @@ def test_a_training_ends_with_what_was_made_and_what_comes_next(tmp_path: Path) 
     ended = train(run)
     lines = ended.stdout.splitlines()
     loss = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
-    assert lines[0] == f"starting: {run}, 1 process(es) on cpu, float32, not compiled"
+    assert lines[0].startswith("data: digits: 1797 images")
+    assert lines[1] == f"starting: {run}, 1 process(es) on cpu, float32, not compiled"
     assert f"done: 12 steps, loss {loss:.4f}; weights in {step_folder(run, 12)}" in lines
     commands = next_commands(ended.stdout)
     assert [words[0] for words in commands] == ["sample.py", "eval_fid.py"]

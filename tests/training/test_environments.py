@@ -44,8 +44,11 @@ def only_line(finished: Finished, exit_code: int = EXIT_BAD_INPUT) -> str:
 @pytest.mark.parametrize(
     "environment", [{"CXX": ""}, {"CXX": "/nowhere/g++"}, {"PATH": "/nowhere"}]
 )
-def test_without_a_compiler_nothing_is_begun(tmp_path: Path, environment: dict[str, str]) -> None:
-    changes = {**SHORT, "train.compile": True, "data.name": "folder", "data.path": "/nowhere"}
+def test_without_a_compiler_nothing_is_begun(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> None:
+    empty = str(tmp_path_factory.mktemp("images"))  # whose reading is refused later
+    changes = {**SHORT, "train.compile": True, "data.name": "folder", "data.path": empty}
     line = only_line(train_in(environment, tmp_path / "run", changes))
     assert (
         "train.compile = True: there is no C++ compiler here" in line
