@@ -1,4 +1,4 @@
-"""Every sampler on every schedule, in few steps and many, against data whose exact answer is known."""
+"""Every sampler on every schedule, in few steps and many, on data of a known answer."""
 
 from dataclasses import replace
 
@@ -103,7 +103,7 @@ def test_four_steps_that_cannot_be_right_are_told_in_one_line(
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_heun_is_not_blown_out_on_the_cosine_schedule(prediction_type: str) -> None:
     schedule = diffusion_config(beta_schedule=COSINE, prediction_type=prediction_type)
-    for num_steps, limit in ((10, 1.35), (14, 1.2), (20, 1.12), (49, 1.05), (50, 1.2), (100, 1.1)):
+    for num_steps, limit in ((10, 1.3), (14, 1.2), (20, 1.12), (40, 1.08), (50, 1.1), (100, 1.05)):
         assert 0.95 < spread(settings_of("heun", num_steps), schedule) < limit, num_steps
 
 
@@ -149,26 +149,16 @@ def test_an_error_of_epsilon_is_not_multiplied_by_20000(name: str, num_steps: in
 def test_other_schedules_that_lose_the_signal_are_seen_too() -> None:
     """The rule is about how far the noise level falls, not about the name of a schedule."""
     short = diffusion_config(num_train_timesteps=100, beta_schedule=COSINE)
-    steep = diffusion_config(beta_schedule="linear", beta_end=0.3)
-    for schedule in (short, steep):
-        for name in ("dpmpp_2m", "euler"):
-            settings = settings_of(name, 20, clip_sample=True)
-            assert safeguards(settings, schedule).clips_x_0
-            assert safeguards(replace(settings, clip_sample=False), schedule).lacks_clipping
-        assert safeguards(settings_of("heun", 20), schedule).karras_sigma_max == 80
+    for name in SOLVERS[:-1]:
+        settings = settings_of(name, 20, clip_sample=True)
+        assert safeguards(settings, short).clips_x_0
+        assert safeguards(replace(settings, clip_sample=False), short).lacks_clipping
+    assert safeguards(settings_of("heun", 20), short).karras_sigma_max == 80
     smooth = diffusion_config(beta_schedule="linear", beta_end=0.05)  # to 340,000, in small steps
     assert noise_levels(alphas_cumprod_of(smooth))[-1] > 300_000
     for name in SOLVERS[:-1]:
         assert safeguards(settings_of(name, 20, clip_sample=True), smooth).facts() == {}
         assert sampler_fault(settings_of(name, 20), smooth) is None
-
-
-def test_heun_never_begins_above_the_schedule() -> None:
-    schedule = diffusion_config(beta_schedule="scaled_linear", beta_end=0.02)
-    settings = settings_of("heun", 3)
-    start = safeguards(settings, schedule).karras_sigma_max
-    assert start == pytest.approx(float(noise_levels(alphas_cumprod_of(schedule))[-1]))
-    assert start < 80
 
 
 def test_clipping_changes_only_what_is_outside() -> None:
@@ -198,6 +188,8 @@ def test_what_was_right_without_safeguards_gets_none(
 ) -> None:
     schedule = diffusion_config(beta_schedule=beta_schedule, prediction_type=prediction_type)
     for num_steps in STEPS:
+        if (name, prediction_type) == ("pndm", "sample"):
+            continue  # refused
         found = safeguards(settings_of(name, num_steps, clip_sample=True), schedule)
         is_cosine, is_eps = beta_schedule == COSINE, prediction_type == "epsilon"
         heun = name == "heun" and is_cosine and (num_steps < 50 or is_eps)

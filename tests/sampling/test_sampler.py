@@ -1,4 +1,4 @@
-"""Samplers against closed forms, ideal denoisers and spies; images against their own copies at other batch sizes."""
+"""Samplers against closed forms, ideal denoisers and spies; images at other batch sizes."""
 
 import pytest
 import torch
@@ -117,8 +117,9 @@ def test_chain_starts_at_the_noisiest_timestep(name: str, num_steps: int) -> Non
 
 # --- Gaussian data: exact predictions ------------------------------------------------------------
 
-# Standard deviations that the exact network reaches on linear betas (the data's is 0.4): fewer steps fall short of
-# it by a discretisation error that is the sampler's own, so both a wrong wiring and a wrong spacing move them.
+# Standard deviations that the exact network reaches on linear betas (the data's is 0.4). Fewer
+# steps miss it by a discretisation error that is the sampler's own, so that both a wrong wiring and
+# a wrong spacing move them.
 GAUSSIAN_STD = {
     ("ddim", 20): 0.334,
     ("ddim", 50): 0.372,
@@ -151,7 +152,7 @@ def test_gaussian_data_reach_their_mean_and_spread(name: str, num_steps: int) ->
 
 
 def ancestral_std(schedule: DiffusionConfig, timesteps: list[int], variance_type: str) -> float:
-    """Follow the spread of Gaussian data through Algorithm 2 of Ho et al. 2020 on a part of the timesteps.
+    """Follow the spread of Gaussian data through Algorithm 2 of Ho et al. 2020 on some timesteps.
 
     Everything is linear, so it is a recursion on one number, in float64: no image is drawn.
     """
@@ -288,7 +289,7 @@ def test_another_seed_gives_other_images(network: UViT, name: str, changes: dict
 def test_stochastic_samplers_draw_noise_of_their_own_for_each_image(
     name: str, changes: dict
 ) -> None:
-    """With one and the same start for all images, only the noise of the steps can tell them apart."""
+    """With one start for all images, only the noise of the steps can tell them apart."""
     schedule = diffusion_config()
     sampler = ImageSampler(
         exact_denoiser(schedule, gaussian_mean(MEAN, STD)),

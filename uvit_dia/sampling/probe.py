@@ -1,8 +1,8 @@
 """A sampler tried on data whose exact answer is known, before a network is blamed for its images.
 
-Two kinds of data, pixel by pixel: Gaussian ones, whose spread a sampler in too few steps misses, and
-two grey levels, between which a sampler that is too coarse leaves pixels. The network is exact but
-for one part in a hundred, as no network is better. A chain of such small images costs milliseconds.
+Two kinds of data, pixel by pixel: Gaussian ones, whose spread a sampler in too few steps misses,
+and two grey levels, between which a sampler that is too coarse leaves pixels. The network is exact
+but for one part in a hundred. Chains of such small images cost milliseconds.
 """
 
 from collections.abc import Callable

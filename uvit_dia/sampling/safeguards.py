@@ -80,14 +80,14 @@ def safeguards(settings: SampleConfig, diffusion: DiffusionConfig) -> Safeguards
         return Safeguards(karras_sigma_max=None, clips_x_0=False, lacks_clipping=False)
     sigma_0, sigma_1 = (noise_level_at(sigmas, t) for t in scheduler.timesteps[:2])
     # -- heun: error of the slope at the end x half of the step, beside the noise that is left
-    is_heun = settings.sampler == "heun"
+    can_begin_lower = settings.sampler == "heun" and sigma_0 > KARRAS_SIGMA_MAX
     overshoot = (SIGMA_DATA / sigma_1) ** 2 * sigma_0 / 2 / sigma_1
     # -- epsilon: its error x sigma_0, beside the noise that is left
     amplifies = diffusion.prediction_type == "epsilon" and sigma_0 > MAX_FALL * sigma_1
-    karras = is_heun and (overshoot > MAX_OVERSHOOT or amplifies)
-    needs_clipping = amplifies and not is_heun
+    karras = can_begin_lower and (overshoot > MAX_OVERSHOOT or amplifies)
+    needs_clipping = amplifies and not karras
     return Safeguards(
-        karras_sigma_max=min(KARRAS_SIGMA_MAX, sigma_0) if karras else None,
+        karras_sigma_max=KARRAS_SIGMA_MAX if karras else None,
         clips_x_0=(needs_clipping and settings.clip_sample and settings.sampler not in CLIPPING),
         lacks_clipping=needs_clipping and not settings.clip_sample,
     )
@@ -100,7 +100,7 @@ def noise_levels(alphas_cumprod: Tensor) -> Tensor:
 
 
 def noise_level_at(sigmas: Tensor, timestep: Tensor) -> float:
-    """Return sigma at a timestep, (); between two timesteps it is linear, as euler and heun take it.
+    """Return sigma at a timestep, (); between two it is linear, as euler and heun take it.
 
     Args:
         sigmas: (T,), see `noise_levels`.

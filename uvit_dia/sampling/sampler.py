@@ -1,9 +1,10 @@
-"""Sampling: diffusers' schedulers by name, every option in writing, one seed an image, NFE counted.
+"""Sampling images by index: one seed an image, fixed blocks, network calls counted.
 
-Image i depends on (weights, sampler settings, seed, i) alone. Images are computed in fixed blocks: block k holds the
-images k * batch_size ... (k + 1) * batch_size - 1 and is always computed whole, also where only some of its images
-are wanted. So whatever was asked for, however often it was interrupted, and on however many processes: the same
-batch_size gives the same bits on the same machine, and another batch_size the same image up to rounding of kernels.
+Image i depends on (weights, sampler settings, seed, i) alone. Images are computed in fixed blocks:
+block k holds the images k * batch_size ... (k + 1) * batch_size - 1 and is always computed whole,
+also where only some of its images are wanted. The same batch_size therefore gives the same bits on
+the same machine, whichever images were asked for, however often the command was interrupted, and on
+any number of processes. Another batch_size gives the same images up to the rounding of kernels.
 """
 
 from collections.abc import Iterable, Iterator
@@ -62,7 +63,7 @@ class ImageSampler:
             The wanted indices of one block, and their images, (n, C, H, W) uint8 on the CPU.
 
         Raises:
-            NonFiniteImagesError: if one of the wanted images of a block has a value that is not finite.
+            NonFiniteImagesError: if a wanted image of a block has a value that is not finite.
         """
         blocks: dict[int, list[int]] = {}
         for index in indices:
@@ -75,7 +76,7 @@ class ImageSampler:
             yield wanted, to_uint8(x_0).cpu()[rows]
 
     def _refuse_non_finite(self, x_0: Tensor, rows: Tensor, first: int) -> None:
-        """Refuse to make images of what is not finite; `rows` are wanted, row 0 is the image `first`."""
+        """Refuse images that are not finite; `rows` are wanted, row 0 is image `first`."""
         if torch.isfinite(x_0).all():
             return
         is_finite = torch.isfinite(x_0.flatten(1)).all(dim=1).cpu()[rows]
@@ -83,8 +84,9 @@ class ImageSampler:
         if bad:
             settings = self.settings
             raise NonFiniteImagesError(
-                f"{settings.sampler} in {settings.num_steps} steps ended in values that are not finite for "
-                f"{len(bad)} of {len(rows)} images, the first of them image {min(bad)} of seed {settings.seed}"
+                f"{settings.sampler} in {settings.num_steps} steps ended in values that are not "
+                f"finite for {len(bad)} of {len(rows)} images, the first of them image {min(bad)} "
+                f"of seed {settings.seed}"
             )
 
     def facts(self) -> dict[str, object]:
@@ -104,7 +106,7 @@ class ImageSampler:
 
 
 def share_of_rank(num_images: int, batch_size: int, rank: int, num_processes: int) -> list[int]:
-    """Return the images of range(num_images) that a process samples: whole blocks, dealt out in turn."""
+    """Return which of range(num_images) a process samples: whole blocks, dealt out in turn."""
     return [i for i in range(num_images) if (i // batch_size) % num_processes == rank]
 
 

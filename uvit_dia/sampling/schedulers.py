@@ -29,8 +29,8 @@ def make_scheduler(
     """Build the diffusers scheduler of a sampler, with no option left to a default that matters.
 
     Timestep spacing: "trailing" for ddpm and ddim, so that every chain starts at the last timestep;
-    "linspace" for the solvers; "leading" for pndm. ddim and pndm look one stride back, which is right
-    only where num_steps divides the training timesteps.
+    "linspace" for the solvers; "leading" for pndm. ddim and pndm look one stride back, which is
+    right only where num_steps divides the training timesteps.
 
     Args:
         settings: the sampler.
@@ -132,7 +132,7 @@ def _check_settings(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
 
 
 def sampler_settings(arguments: SamplingArguments, config: Config) -> SampleConfig:
-    """Return the settings of the run's config, changed by what the command line says, and checked."""
+    """Return the settings of a run's config, changed by the command line, and checked."""
     given: dict[str, Any] = {
         "sampler": arguments.sampler,
         "num_steps": arguments.num_steps,
