@@ -161,6 +161,12 @@ OTHER: dict[str, object] = {  # another allowed value of every key
     "model.attention_options.pool": "patches",
     "model.attention_options.blocks": "0,1",
     "model.attention_options.gate_init": "paper",
+    "model.attention_options.place": "mlp_output",
+    "model.attention_options.time_first_state": True,
+    "model.attention_options.forget_bias": 2.0,
+    "model.attention_options.linear_init": "torch",
+    "data.background": "black",
+    "data.skip_unreadable": True,
     "diffusion.num_train_timesteps": 500,
     "diffusion.beta_schedule": "linear",
     "diffusion.beta_start": 0.001,
@@ -213,6 +219,11 @@ NOT_CHANGED_ALONE = {  # needs another image set, or another key with it, to be 
     "model.num_classes",
     "data.name",
     "ema.halflife_images",
+    "model.attention_options.constant",
+    "model.attention_options.gate_form",
+    "model.attention_options.normalisation",
+    "model.attention_options.mixture_penalty",
+    "model.attention_options.variance",
 }
 
 

@@ -528,7 +528,7 @@ def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
     ("module", "name", "advice"),
     [
         ("training.build", "ImageSet", "for the training images; data.on_device = False"),
-        ("training.trainer", "EMA", "for weights, average and optimizer; with another --workdir"),
+        ("training.networks", "EMA", "for weights, average and optimizer; with another --workdir"),
         (
             "training.build",
             "write_grid",
@@ -545,7 +545,7 @@ def test_out_of_memory_is_told_wherever_it_happens(
     tmp_path: Path, module: str, name: str, advice: str
 ) -> None:
     changes = {"train.sample_every_steps": 6, "train.eval_every_steps": 12, "eval.num_images": 64}
-    if name == "evaluate":
+    if name == "make_evaluator":
         changes["train.sample_every_steps"] = 0
     ended = Child(_train_without_memory, train_arguments(tmp_path, changes), module, name).wait()
     assert_refused(ended, f"out of memory {advice}")
