@@ -536,7 +536,7 @@ def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
         ),
         (
             "training.build",
-            "evaluate",
+            "make_evaluator",
             "in an evaluation; the same run may go on with a lower sample.batch",
         ),
     ],
