@@ -46,7 +46,7 @@ SWEEP: dict[str, Any] = {
     "eval": {
         "num_images": 100,
         "sampler": "dpmpp_2m",
-        "num_steps": 2,
+        "num_steps": 4,
         "seed": 5,
         "num_repeats": 2,
         "extractor": "",

@@ -151,8 +151,7 @@ def test_ways_to_give_an_account(way: str, slurm: Path, tmp_path: Path) -> None:
     flags = ["--config.slurm.account=lab"] if way == "flag" else []
     environment = {"SBATCH_ACCOUNT": "lab"} if way == "variable" else {}
     config = pair(tmp_path, variants={"uvit": {}})
-    child = start_sweep(config, tmp_path / "w", "--cluster=slurm", *flags, **refusal, **environment)
-    done = child.wait(120)
+    done = start(config, tmp_path / "w", *flags, **refusal, **environment).wait(120)
     assert done.exit_code == 0, done.stderr
 
 

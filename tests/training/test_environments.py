@@ -225,7 +225,6 @@ def test_a_launch_that_cannot_work_is_refused(
 @pytest.mark.parametrize(
     ("environment", "exit_code"),
     [
-        ({"MASTER_ADDR": "no-such-machine.invalid"}, EXIT_IO_ERROR),
         ({"ACCELERATE_USE_CPU": "perhaps"}, EXIT_BAD_INPUT),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, EXIT_BAD_INPUT),
     ],
@@ -235,6 +234,13 @@ def test_other_launches_that_fail_are_one_line(
 ) -> None:
     changes: dict[str, str | None] = {"RANK": "1", "LOCAL_RANK": "0", **environment}
     only_line(alone_of_two(tmp_path / "run", **changes), exit_code)
+
+
+@pytest.mark.parametrize("address", ["no-such-machine.invalid", "127.0.0.1"])
+def test_a_first_process_that_cannot_be_reached_is_one_line(tmp_path: Path, address: str) -> None:
+    environment = {"RANK": "1", "MASTER_ADDR": address}
+    line = only_line(alone_of_two(tmp_path / "run", **environment), EXIT_IO_ERROR)
+    assert f"the processes of the launch did not all meet at {address}:" in line
 
 
 # ---------------------------------------------------------------- one process alone is refused

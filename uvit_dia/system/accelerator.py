@@ -129,6 +129,7 @@ def _meet(timeout: InitProcessGroupKwargs) -> torch.device:
                 f"LOCAL_RANK = {launch.local_rank()}: this machine has {gpus} GPU(s), and each "
                 "process needs one of its own"
             )
+        _wait_for_first_process(timeout)
         return PartialState(cpu=is_cpu, **timeout.to_kwargs()).device
 
 
@@ -140,23 +141,35 @@ def _launch_errors() -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, LostContactError):
         raise
     except (RuntimeError, ValueError, ImportError) as error:
         PartialState._reset_state()  # which may be there by half
-        address = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
         if is_lost_contact(error) and any(words in str(error) for words in PORT_IN_USE):
             raise InputError(
                 f"MASTER_PORT = {os.environ.get('MASTER_PORT')} is in use on this machine; "
                 "choose another"
             ) from error
         if is_lost_contact(error):
-            raise LostContactError(
-                f"the processes of the launch did not all meet at {address}: {clip(error, 90)}"
-            ) from error
+            raise _did_not_meet(error) from error
         if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             raise
         raise InputError(f"Accelerate cannot start: {clip(error)}") from error
+
+
+def _wait_for_first_process(timeout: InitProcessGroupKwargs) -> None:
+    assert timeout.timeout is not None  # set by who made it
+    try:
+        launch.wait_for_first_process(timeout.timeout.total_seconds())
+    except OSError as error:
+        raise _did_not_meet(error) from error
+
+
+def _did_not_meet(error: Exception) -> LostContactError:
+    address = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
+    return LostContactError(
+        f"the processes of the launch did not all meet at {address}: {clip(error, 90)}"
+    )
 
 
 def _refuse_foreign_launchers() -> None:

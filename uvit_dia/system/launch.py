@@ -4,6 +4,8 @@ Ranks, and settings of its own. Needs no torch.
 """
 
 import os
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -29,6 +31,7 @@ LAUNCHERS = (
     "torch.distributed.run",
     "torchrun",
 )
+RETRY_SECONDS = 0.2
 COMPILE_SWITCHES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
 
 
@@ -86,6 +89,30 @@ def check_launch() -> None:
             f"WORLD_SIZE = {launched} in the environment, but MASTER_ADDR is missing; it is the "
             "address of the machine of RANK 0"
         )
+
+
+def wait_for_first_process(timeout_seconds: float) -> None:
+    """Wait until the process of rank 0 can be reached; no others wait, and it does not itself.
+
+    Torch waits too, but tells stderr of every try and, at the end, where in its code it was.
+
+    Raises:
+        OSError: the reason of the last try, once the time is over.
+    """
+    if num_launched() == 1 or rank() == 0:
+        return
+    end = time.monotonic() + timeout_seconds
+    address = (os.environ["MASTER_ADDR"], int(os.environ.get("MASTER_PORT", "0")))
+    while True:
+        left = end - time.monotonic()
+        try:
+            socket.create_connection(address, timeout=max(left, 0.1)).close()
+        except OSError:
+            if left < RETRY_SECONDS:
+                raise
+            time.sleep(RETRY_SECONDS)
+        else:
+            return
 
 
 # ---------------------------------------------------------------- the launcher
