@@ -334,12 +334,15 @@ def test_initialisation_law(name: str) -> None:
             assert (module.weight == 1).all() and not module.bias.any()
 
 
-def test_initial_weights_with_and_without_a_unit_are_drawn_alike() -> None:
-    """The unit has weights of its own; the others keep their law, not their draws."""
-    plain, with_unit = make_uvit(), make_uvit(**DIA)
-    extra = set(with_unit.state_dict()) - set(plain.state_dict())
-    assert extra and all(key.startswith("attention_unit.") for key in extra)
-    assert set(plain.state_dict()) < set(with_unit.state_dict())
+@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("shared", [True, False])
+def test_one_seed_gives_one_backbone(name: str, shared: bool) -> None:
+    """The unit draws its weights last: comparisons of one seed start from the same backbone."""
+    plain = make_uvit(seed=5).state_dict()
+    with_unit = make_uvit(seed=5, attention=name, options={"shared": shared}).state_dict()
+    assert all(key.startswith("attention_unit.") for key in set(with_unit) - set(plain))
+    for key, weights in plain.items():
+        assert torch.equal(with_unit[key], weights), key
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -115,17 +115,21 @@ class UViT(UnitsOfBlocks, ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
         self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1) if conv else nn.Identity()
 
+        # The unit draws its weights after all others, so that networks of one seed with and
+        # without it, or with another one, start from the same backbone.
+        self._initialise_backbone()
         self._add_attention_units(
             attention, options, channels=embed_dim, num_extra_tokens=self.num_extra_tokens
         )
-        self._initialise(options["linear_init"])
+        self._initialise_units(options["linear_init"])
 
-    def _initialise(self, linear_init: str) -> None:
+    def _initialise_backbone(self) -> None:
         """Initialise as U-ViT: truncated normal of 0.02 on Linear weights and positions."""
         nn.init.trunc_normal_(self.pos_embed, std=INITIAL_STD)
-        for name, child in self.named_children():
-            if name != "attention_unit":
-                initialise_linear(child)
+        for child in self.children():
+            initialise_linear(child)
+
+    def _initialise_units(self, linear_init: str) -> None:
         for unit in self.modules():
             if isinstance(unit, AttentionUnit):
                 unit.initialise(linear_init)
