@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
             data_path=values["data_path"].value,
             allow_other_data=bool(values["allow_other_data"].value),
             num_repeats=num_repeats,
+            held_out_loss=bool(values["held_out_loss"].value),
         ),
     )
 
@@ -65,6 +66,7 @@ def _define_flags(values: FlagValues) -> None:
     for name, meaning in texts.items():
         flags.DEFINE_string(name, None, meaning, flag_values=values)
     switches = {
+        "held_out_loss": "Measure the loss on images that were not trained on, too.",
         "download_weights": "Download Inception weights that are missing.",
         "allow_few_images": "Measure with fewer images than the extractor has features.",
         "allow_other_data": "Measure against other images than the run was trained on.",

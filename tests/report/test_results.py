@@ -18,6 +18,7 @@ from tests.support.synthetic_sweeps import (
     write_json,
     write_lines,
 )
+from uvit_dia.report.__main__ import write_report
 from uvit_dia.report.figure_training import loss_figure
 from uvit_dia.report.results import COLUMNS, SweepResults, read_results, results_csv
 from uvit_dia.system.errors import InputError
@@ -50,6 +51,25 @@ def reasons_of(results: SweepResults, name: str = "uvit-b0032-s0") -> list[str]:
 
 
 # ------------------------------------------------------------------ the numbers
+
+
+def test_cells_are_compared_by_the_held_out_loss_where_that_is_asked_for(
+    sweep: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no evaluation holds a held-out loss"):
+        read_results(sweep, "held_out_loss")
+    for name, loss in (("uvit-b0032-s0", 0.25), ("dia_lstm-b0032-s0", 0.24)):
+        held_out = {"held_out_loss": loss, "held_out_loss_3": 2 * loss}
+        lines = [evaluation(STEPS, 1.0 + seed, seed, **held_out) for seed in (0, 1)]
+        write_evaluations(sweep, *lines, name=name)
+    results = read_results(sweep, "held_out_loss")
+    row = row_of(results)
+    assert (row["metric"], row["value"], row["held_out_loss_3"]) == ("held_out_loss", 0.25, 0.5)
+    assert math.isnan(row["value_spread"]) and math.isnan(row["floor"])  # it has neither
+    assert row_of(read_results(sweep))["value"] == pytest.approx(1.5)  # the distance, as before
+    write_report(sweep, tmp_path / "report", "held_out_loss")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "held-out loss" in text and "FD (digits)" not in text
 
 
 def test_metric_is_the_mean_over_the_sample_seeds(sweep: Path) -> None:

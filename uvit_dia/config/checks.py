@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from uvit_dia.config.fields import check_tree, make_group, schema_of
-from uvit_dia.config.rules import parse_blocks
+from uvit_dia.config.rules import HELD_OUT_LOSS, parse_blocks
 from uvit_dia.config.schema import (
     Config,
     DataConfig,
@@ -49,7 +49,18 @@ def make_config(tree: Mapping, origin: str = "config") -> Config:
     check_images_at_a_time(config, num_processes=1)
     _check_average(config.ema)
     _check_data(config.data)
+    _check_held_out(config)
     return config
+
+
+def _check_held_out(config: Config) -> None:
+    """Check that there are images to measure a held-out loss on, as far as the name tells."""
+    asks = config.train.held_out_every_steps or HELD_OUT_LOSS in config.eval.metrics
+    if asks and config.data.name == "digits" and not config.data.held_out_images:
+        raise InputError(
+            "a held-out loss needs images that are not trained on, and digits has no test split; "
+            "set data.held_out_images, such as 360"
+        )
 
 
 def _check_shape(model: ModelConfig) -> None:

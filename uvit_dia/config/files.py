@@ -28,6 +28,7 @@ RESUMABLE_CHANGES = (
     "train.keep_checkpoints",
     "train.sample_every_steps",
     "train.eval_every_steps",
+    "train.held_out_every_steps",
     "train.tracker",
     "data.path",
     "data.on_device",

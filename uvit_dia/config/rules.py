@@ -145,7 +145,9 @@ def _parse_item(text: str) -> object:
 # ---------------------------------------------------------------- single keys
 
 
-METRICS = ("fid", "kid", "isc", "prc")
+HELD_OUT_LOSS = "held_out_loss"
+DISTANCES = ("fid", "kid", "isc", "prc")  # of sampled images, as torch-fidelity names them
+METRICS = (*DISTANCES, HELD_OUT_LOSS)
 
 
 def parse_blocks(value: object) -> Literal["all"] | list[int]:
@@ -188,6 +190,6 @@ BETAS = sequence(
     "two numbers from 0 to below 1", lambda items: len(items) == 2 and all(map(_BETA.fits, items))
 )
 METRIC_NAMES = sequence(
-    "a tuple of " + ", ".join(METRICS),
-    lambda items: bool(items) and all(name in METRICS for name in items),
+    f"a tuple of {', '.join(METRICS)}, with one of the first four at least",
+    lambda items: any(i in DISTANCES for i in items) and all(name in METRICS for name in items),
 )

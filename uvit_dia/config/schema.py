@@ -10,6 +10,7 @@ from uvit_dia.config.fields import Group, flat_rules, key, schema_of, shown
 from uvit_dia.config.rules import (
     ATTENTION,
     BETAS,
+    DISTANCES,
     METRIC_NAMES,
     Rule,
     boolean,
@@ -75,6 +76,12 @@ class DataConfig(Group, prefix="data."):
     background: str = key(colour(), "Colour behind transparent parts of images", absent="white")
     skip_unreadable: bool = key(
         boolean(), "Leave out images that cannot be read, instead of refusing the set", absent=False
+    )
+    held_out_images: int = key(
+        integer(0, 10**8),
+        "Training images that are not trained on and take the place of a test split; 0 for none",
+        unit="images",
+        absent=0,
     )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")
@@ -143,6 +150,12 @@ class TrainConfig(Group, prefix="train."):
     eval_every_steps: int = key(
         integer(0), "Distance between evaluations; 0 for none", unit="steps"
     )
+    held_out_every_steps: int = key(
+        integer(0),
+        "Distance between measurements of the held-out loss alone; 0 for none",
+        unit="steps",
+        absent=0,
+    )
     tracker: str = key(choice("tensorboard", "none"), "Where the log goes, beside metrics.jsonl")
 
 
@@ -173,10 +186,17 @@ class EvalConfig(Group, prefix="eval."):
     num_images: int = key(
         integer(1, 10**8), "N, how many images are sampled for a measurement", unit="images"
     )
-    metrics: tuple[str, ...] = key(METRIC_NAMES, "Metrics, as torch-fidelity names them")
+    metrics: tuple[str, ...] = key(
+        METRIC_NAMES, "Metrics: torch-fidelity's by their names, and held_out_loss"
+    )
     extractor: str = key(text(), "Feature extractor: inception-v3-compat, digits, or pt2:PATH")
     weights: str = key(text(), "Path of the Inception weights; empty for torch-fidelity's place")
     batch_size: int = key(integer(1, 10**6), "Images given to the extractor at a time")
+
+    @property
+    def distances(self) -> tuple[str, ...]:
+        """The metrics of sampled images."""
+        return tuple(name for name in self.metrics if name in DISTANCES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Image sets in memory, and the only conversion between uint8 and model range."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -32,6 +32,17 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def subset(self, rows: Tensor, *, note: str) -> "ImageSet":
+        """Return some of the images, in the order of the set.
+
+        Args:
+            rows: (n,) int64, which, each once.
+            note: what is worth knowing of the choice.
+        """
+        rows = rows.sort().values
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, images=self.images[rows], labels=labels, notes=(*self.notes, note))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the images and their shape, as hex digits; computed once."""

@@ -19,8 +19,10 @@ from uvit_dia.data.folders import list_folder
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.listing import Listing
 from uvit_dia.data.paths import check_path, data_path
+from uvit_dia.rng import permutation
 from uvit_dia.system.errors import InputError
 
+HELD_OUT_SEED = 0  # whatever the run's: all runs of a set hold out the same images
 WORTH_KEEPING_SECONDS = 10.0  # of decoding, after which a second start reads a copy
 
 
@@ -129,15 +131,39 @@ def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
 
 
 def load_training_images(config: Config, *, show_progress: bool) -> ImageSet:
-    """Read the training images of a config."""
+    """Read the training images of a config, without those that it holds out."""
     images = _load_images(config, "train", show_progress=show_progress)
     assert images is not None  # only a test split can be missing
-    return images
+    num_held_out = config.data.held_out_images
+    if not num_held_out:
+        return images
+    kept = _held_out_order(images, num_held_out)[num_held_out:]
+    return images.subset(kept, note=f"{num_held_out} more held out")
 
 
 def load_test_images(config: Config, *, show_progress: bool) -> ImageSet | None:
-    """Read the test images of a config; None where its image set has no test split."""
-    return _load_images(config, "test", show_progress=show_progress)
+    """Read the images of a config that are not trained on.
+
+    Returns:
+        Those that it holds out, else the test split; None where its image set has none.
+    """
+    num_held_out = config.data.held_out_images
+    if not num_held_out:
+        return _load_images(config, "test", show_progress=show_progress)
+    images = _load_images(config, "train", show_progress=show_progress)
+    assert images is not None
+    held_out = _held_out_order(images, num_held_out)[:num_held_out]
+    return images.subset(held_out, note="held out from the training set")
+
+
+def _held_out_order(images: ImageSet, num_held_out: int) -> torch.Tensor:
+    """Return the order of a set whose first images are held out: the same for every run's seed."""
+    if num_held_out >= len(images):
+        raise InputError(
+            f"data.held_out_images = {num_held_out} leaves nothing of {len(images)} images to "
+            "train on"
+        )
+    return permutation(HELD_OUT_SEED, "held-out images", 0, len(images))
 
 
 def _load_images(config: Config, split: str, *, show_progress: bool) -> ImageSet | None:

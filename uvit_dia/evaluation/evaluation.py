@@ -69,4 +69,6 @@ class Evaluation:
             )
         if values["gaussian_mark"] is not None:
             text += f"; a Gaussian in pixels has {values['gaussian_mark']:.4g}"
+        if "held_out_loss" in values:
+            text += f"; held-out loss {values['held_out_loss']:.4g}"
         return text

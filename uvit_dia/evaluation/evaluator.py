@@ -208,7 +208,7 @@ def make_evaluator(
     return Evaluator(
         extractor,
         real,
-        names=config.eval.metrics if names is None else names,
+        names=config.eval.distances if names is None else names,
         shape=(model.in_chans, model.img_size, model.img_size),
         show_progress=show_progress,
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from uvit_dia.cli import SamplingArguments
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.evaluation.evaluation import Evaluation
 from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
+from uvit_dia.evaluation.held_out_loss import make_held_out_loss
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
 from uvit_dia.runs.trained_model import TrainedModel, load_run
@@ -38,6 +40,7 @@ class EvaluationArguments:
         num_repeats: how many seeds, from the first on, are measured one after the other.
         data_path: where the training images lie, if not where the run found them.
         allow_other_data: whether other images than the training's are measured against.
+        held_out_loss: whether the held-out loss is measured, even if the config does not ask for it.
     """
 
     extractor: str | None
@@ -48,6 +51,7 @@ class EvaluationArguments:
     num_repeats: int
     data_path: str | None
     allow_other_data: bool
+    held_out_loss: bool
 
 
 def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments) -> None:
@@ -69,7 +73,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
     config = trained.config
     settings = sampler_settings(sampling, config)
     num_images = sampling.num_images or config.eval.num_images
-    check_num_images(num_images, config.eval.metrics)
+    check_num_images(num_images, config.eval.distances)
     source = arguments.source or _find_extractor(trained, arguments, accelerator)
     evaluator = make_evaluator(
         config,
@@ -84,6 +88,12 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
             trained.check_images(evaluator.real.images, allow_other_data=arguments.allow_other_data)
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
+    # -- what does not depend on the seed of the samples
+    extra: dict[str, object] = {}
+    if arguments.held_out_loss or HELD_OUT_LOSS in config.eval.metrics:
+        with failing_together(InputError):
+            held_out = make_held_out_loss(config, show_progress=accelerator.is_main_process)
+        extra = held_out.measure(trained.model, accelerator)
     # -- one seed after the other
     batch_size = min(sampling.batch_size or config.sample.batch_size, num_images)
     for seed in range(settings.seed, settings.seed + arguments.num_repeats):
@@ -97,7 +107,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         with advice_on_batch_size(batch_size):
             evaluation = evaluator.measure(sampler, num_images, accelerator)
         if evaluation is not None:
-            _report(evaluation, trained)
+            _report(replace(evaluation, values={**evaluation.values, **extra}), trained)
     accelerator.wait_for_everyone()
 
 

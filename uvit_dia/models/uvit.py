@@ -115,24 +115,20 @@ class UViT(UnitsOfBlocks, ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
         self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1) if conv else nn.Identity()
 
-        # The unit draws its weights after all others, so that networks of one seed with and
-        # without it, or with another one, start from the same backbone.
+        # The unit draws its weights last: one seed gives one backbone, whatever the unit.
         self._initialise_backbone()
         self._add_attention_units(
             attention, options, channels=embed_dim, num_extra_tokens=self.num_extra_tokens
         )
-        self._initialise_units(options["linear_init"])
+        for unit in self.modules():
+            if isinstance(unit, AttentionUnit):
+                unit.initialise(options["linear_init"])
 
     def _initialise_backbone(self) -> None:
         """Initialise as U-ViT: truncated normal of 0.02 on Linear weights and positions."""
         nn.init.trunc_normal_(self.pos_embed, std=INITIAL_STD)
         for child in self.children():
             initialise_linear(child)
-
-    def _initialise_units(self, linear_init: str) -> None:
-        for unit in self.modules():
-            if isinstance(unit, AttentionUnit):
-                unit.initialise(linear_init)
 
     def forward(
         self,

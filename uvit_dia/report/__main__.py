@@ -17,23 +17,26 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.report.comparisons import compare_variants
 from uvit_dia.report.results import SweepResults, read_results, results_csv
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import user_path, write_atomically
 
 PACKAGES = ("jinja2", "matplotlib", "pandas", "scipy")
+TAKE_A_WORD = ("--output", "-output", "--compare", "-compare")  # flags without an =
 USAGE = """Write the report of a batch-size sweep: tables, statistics, figures.
 
-    python -m uvit_dia.report DIR [--output OUT]"""
+    python -m uvit_dia.report DIR [--output OUT] [--compare held_out_loss]"""
 
 
-def write_report(folder: Path, output: Path) -> SweepResults:
+def write_report(folder: Path, output: Path, compare: str = "fid") -> SweepResults:
     """Write the report of a sweep.
 
     Args:
         folder: of the sweep.
         output: folder of the report; made if it is not there, and its files replaced.
+        compare: "fid" or "held_out_loss", see `read_results`.
 
     Returns:
         What was read.
@@ -41,7 +44,7 @@ def write_report(folder: Path, output: Path) -> SweepResults:
     Raises:
         InputError: if there is no sweep, no run of it has ended, or the output cannot be made.
     """
-    results = read_results(folder)
+    results = read_results(folder, compare)
     if not any(cell.has_ended for cell in results.cells):
         raise InputError(
             f"{folder}: none of the sweep's {len(results.cells)} runs has ended yet; there is "
@@ -97,6 +100,13 @@ def main(argv: list[str]) -> None:
     values = cli.new_flags()
     flags.DEFINE_string("output", None, "Folder of the report (DIR/report).", flag_values=values)
     folder, rest = _take_folder(argv)
+    flags.DEFINE_enum(
+        "compare",
+        "fid",
+        ("fid", HELD_OUT_LOSS),
+        "Compare by the Frechet distance, or by the loss on held-out images.",
+        flag_values=values,
+    )
     cli.parse_flags(values, rest, USAGE)
     if folder is None:
         raise InputError("the sweep's folder is missing: python -m uvit_dia.report DIR")
@@ -104,7 +114,7 @@ def main(argv: list[str]) -> None:
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook or a display may not be here
     output = values["output"].value
     report = folder / "report" if output is None else user_path(output, "--output")
-    results = write_report(folder, report)
+    results = write_report(folder, report, values["compare"].value or "fid")
     state = "" if results.is_finished else " (the sweep is not finished)"
     print(f"{report / 'report.html'}{state}")
 
@@ -112,7 +122,7 @@ def main(argv: list[str]) -> None:
 def _take_folder(argv: list[str]) -> tuple[Path | None, list[str]]:
     """Take the first word that is neither a flag nor a flag's value out of a command line."""
     for place, word in enumerate(argv[1:], start=1):
-        if not word.startswith("-") and argv[place - 1] not in ("--output", "-output"):
+        if not word.startswith("-") and argv[place - 1] not in TAKE_A_WORD:
             return user_path(word, "DIR"), argv[:place] + argv[place + 1 :]
     return None, argv
 

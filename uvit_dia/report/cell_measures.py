@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.sweep.record import CellRecord
 from uvit_dia.system.records import Record, number
 
@@ -14,6 +15,7 @@ MAX_NUMBER = 1e60  # a number beyond it is no measurement: those of float32 end 
 NOISE_TERMS = ("noise_scale_noise", "noise_scale_signal")
 # what else an evaluation holds beside its value; a matched value is that of fewer images
 MARKS = ("floor", "floor_std", "gaussian_mark", "matched_value", "matched_floor")
+HELD_OUT = (HELD_OUT_LOSS, *(f"{HELD_OUT_LOSS}_{bucket}" for bucket in range(10)))
 SAME = ("metric", "sampler", "weights", "extractor", "extractor_sha256", "reference_sha256")
 
 
@@ -33,10 +35,20 @@ def settled_lines(cell: CellRecord) -> list[Record]:
     return [line for line in cell.log if line["step"] > SETTLED_SHARE * cell.cell.num_steps]
 
 
-def metric_measures(lines: Sequence[Record]) -> Record:
-    """Return the means over a cell's sample seeds, and what they were measured with."""
+def metric_measures(lines: Sequence[Record], compare: str) -> Record:
+    """Return the means over a cell's sample seeds, and what they were measured with.
+
+    Args:
+        lines: the cell's evaluations, one a sample seed.
+        compare: what goes into `value`: "fid", the Frechet distance, or "held_out_loss", which has
+            no floor and does not depend on the samples.
+    """
     first = lines[0]
     values = finite(lines, "value")
+    if compare == HELD_OUT_LOSS:
+        own = {**dict.fromkeys(MARKS, math.nan), "metric": HELD_OUT_LOSS, "value_spread": math.nan}
+        own["value"] = _mean(finite(lines, HELD_OUT_LOSS))
+        return {**metric_measures(lines, "fid"), **own}
     kernel = "kid" if first["metric"] == "fid" else "kd"
     return {
         **{name: first.get(name) for name in SAME},
@@ -47,7 +59,7 @@ def metric_measures(lines: Sequence[Record]) -> Record:
         "num_images": _count([measured(first, "num_images")]),
         "nfe": _count([measured(first, "nfe")]),
         "kernel_distance": _mean(finite(lines, kernel)),
-        **{name: _mean(finite(lines, name)) for name in (*MARKS, "precision", "recall")},
+        **{name: _mean(finite(lines, name)) for name in (*MARKS, "precision", "recall", *HELD_OUT)},
     }
 
 

@@ -6,7 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.report.cell_measures import (
+    HELD_OUT,
     MARKS,
     NOISE_TERMS,
     log_measures,
@@ -15,6 +17,7 @@ from uvit_dia.report.cell_measures import (
 )
 from uvit_dia.sweep.choice import LeftOut
 from uvit_dia.sweep.record import CellRecord, SweepRecord, read_sweep
+from uvit_dia.system.errors import InputError
 from uvit_dia.system.records import Record
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ COLUMNS = {
     **dict.fromkeys(("noise_scale", *NOISE_TERMS, "update_ratio"), NUMBER),
     **{"num_images": COUNT, "sampler": TEXT, "sampler_steps": COUNT, "nfe": COUNT},
     **dict.fromkeys(("weights", "extractor", "extractor_sha256", "reference_sha256"), TEXT),
+    **dict.fromkeys(HELD_OUT, NUMBER),
 }
 
 
@@ -42,9 +46,11 @@ class SweepResults(SweepRecord):
 
     Attributes:
         table: one row a cell, with `COLUMNS`, in the plan's order.
+        compare: what its column `value` holds, "fid" or "held_out_loss".
     """
 
     table: "pd.DataFrame"
+    compare: str = "fid"
 
     @property
     def states(self) -> dict[str, str]:
@@ -63,7 +69,9 @@ class SweepResults(SweepRecord):
 
     @property
     def metric_name(self) -> str:
-        """FID with Inception, else FD with the name of its extractor."""
+        """FID with Inception, else FD with the name of its extractor; or the held-out loss."""
+        if self.compare == HELD_OUT_LOSS:
+            return "held-out loss"
         if not self.settings:
             return "metric"
         if self.settings["metric"] == "fid":
@@ -101,17 +109,28 @@ class SweepResults(SweepRecord):
         return int((self.rows(variant, batch_size)["state"] == state).sum())
 
 
-def read_results(folder: Path) -> SweepResults:
+def read_results(folder: Path, compare: str = "fid") -> SweepResults:
     """Read a sweep folder.
 
+    Args:
+        folder: of the sweep.
+        compare: what its cells are compared by: "fid", the Frechet distance, or "held_out_loss".
+
     Raises:
-        InputError: if there is no sweep in it, or its plan is damaged.
+        InputError: if there is no sweep in it, its plan is damaged, or no cell that was evaluated
+            has what they are to be compared by.
     """
     import pandas as pd
 
     record = read_sweep(folder)
-    table = pd.DataFrame([_row(cell) for cell in record.cells], columns=list(COLUMNS))
-    return SweepResults(record.plan, record.cells, record.settings, table.astype(COLUMNS))
+    rows = [_row(cell, compare) for cell in record.cells]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    if compare == HELD_OUT_LOSS and not table["value"].notna().any():
+        raise InputError(
+            f"{folder}: no evaluation holds a held-out loss; it is measured where eval.metrics of "
+            "the runs has held_out_loss"
+        )
+    return SweepResults(record.plan, record.cells, record.settings, table, compare)
 
 
 def results_csv(results: SweepResults) -> bytes:
@@ -120,7 +139,7 @@ def results_csv(results: SweepResults) -> bytes:
     return text.encode()
 
 
-def _row(cell: CellRecord) -> Record:
+def _row(cell: CellRecord, compare: str) -> Record:
     """Return a cell's row of the table; what was not measured is left empty."""
     plan = cell.cell
     return {
@@ -133,5 +152,5 @@ def _row(cell: CellRecord) -> Record:
         "images": plan.num_steps * plan.batch_size,
         "learning_rate": plan.learning_rate,
         **(log_measures(cell) if cell.has_ended else {}),
-        **(metric_measures(cell.evaluations) if cell.evaluations else {}),
+        **(metric_measures(cell.evaluations, compare) if cell.evaluations else {}),
     }

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.report.comparisons import Comparison
 from uvit_dia.report.page import Block, Paragraph, Picture
 from uvit_dia.report.results import SweepResults
@@ -84,6 +85,8 @@ def _metric(results: SweepResults) -> str:
     settings = results.settings
     if not settings:
         return "No run has been evaluated yet."
+    if results.compare == HELD_OUT_LOSS:
+        return words("summary", "held_out")
     text = words("summary", "metric", metric=results.metric_name, num_images=settings["num_images"])
     if settings["metric"] == "fid":
         return text

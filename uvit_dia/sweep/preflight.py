@@ -133,7 +133,7 @@ def _check_samplers(config: Config, evaluation: Evaluation) -> None:
 def _check_extractor(config: Config, evaluation: Evaluation) -> str:
     """Find the extractor that eval_fid.py will take and try it; return its file's SHA-256."""
     source = choose_extractor(config.eval, evaluation.extractor, evaluation.weights)
-    check_num_images(evaluation.num_images, config.eval.metrics)
+    check_num_images(evaluation.num_images, config.eval.distances)
     evaluator = make_evaluator(config, source, device="cpu", warn=warn)
     if not evaluator.is_comparable(evaluation.num_images):
         raise InputError(

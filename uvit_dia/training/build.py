@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from uvit_dia.config.checks import check_images_at_a_time
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
@@ -13,6 +14,7 @@ from uvit_dia.data.sources import load_training_images
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
+from uvit_dia.evaluation.held_out_loss import HeldOutLoss, make_held_out_loss
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
 from uvit_dia.runs.data_identity import DataIdentity
@@ -49,7 +51,7 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         # refuses what a preview would trip over
         make_scheduler(config.sample, config.diffusion)
         if train.eval_every_steps:
-            check_num_images(config.eval.num_images, config.eval.metrics)
+            check_num_images(config.eval.num_images, config.eval.distances)
             source = choose_extractor(located.eval)
     show = accelerator.is_main_process
     with told_if_slow("reading the images"):
@@ -135,6 +137,16 @@ def _make_tasks(
         device = accelerator.device
         return make_evaluator(config, source, device=device, warn=log.warn, images=images)
 
+    @cache
+    def held_out() -> HeldOutLoss:
+        with told_if_slow("reading the held-out images"):
+            return make_held_out_loss(config)
+
+    def measure_held_out(step: int, model: nn.Module) -> dict[str, object]:
+        with failing_together():
+            loss = held_out()
+        return loss.measure(model, accelerator)
+
     def preview(step: int, model: nn.Module) -> dict[str, object]:
         count = config.sample.grid_images if accelerator.is_main_process else 0
         sampler = make_sampler(
@@ -164,9 +176,12 @@ def _make_tasks(
                 model, config, settings, batch_size=batch_size, device=accelerator.device
             )
             evaluation = evaluator().measure(sampler, num_images, accelerator)
-        return {} if evaluation is None else evaluation.values
+        is_asked = HELD_OUT_LOSS in config.eval.metrics
+        extra = measure_held_out(step, model) if is_asked else {}
+        return {} if evaluation is None else {**evaluation.values, **extra}
 
     return (
         PeriodicTask(config.train.sample_every_steps, preview),
         PeriodicTask(config.train.eval_every_steps, measure),
+        PeriodicTask(config.train.held_out_every_steps, measure_held_out),
     )
