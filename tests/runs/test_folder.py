@@ -167,6 +167,7 @@ OTHER: dict[str, object] = {  # another allowed value of every key
     "model.attention_options.linear_init": "torch",
     "data.background": "black",
     "data.skip_unreadable": True,
+    "data.held_out_images": 360,
     "diffusion.num_train_timesteps": 500,
     "diffusion.beta_schedule": "linear",
     "diffusion.beta_start": 0.001,
@@ -219,6 +220,7 @@ NOT_CHANGED_ALONE = {  # needs another image set, or another key with it, to be 
     "model.num_classes",
     "data.name",
     "ema.halflife_images",
+    "train.held_out_every_steps",
     "model.attention_options.constant",
     "model.attention_options.gate_form",
     "model.attention_options.normalisation",
@@ -253,6 +255,13 @@ def test_a_run_at_a_constant_rate_may_go_on_longer(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_config(tiny_config(constant))
     folder.compare_config(tiny_config({**constant, "train.num_steps": 100}))
+
+
+def test_a_run_may_measure_the_held_out_loss_from_now_on(tmp_path: Path) -> None:
+    apart = {"data.held_out_images": 100}
+    folder = RunFolder(tmp_path)
+    folder.write_config(tiny_config(apart))
+    folder.compare_config(tiny_config({**apart, "train.held_out_every_steps": 7}))
 
 
 def test_all_changes_are_listed_key_by_key(tmp_path: Path) -> None:

@@ -530,12 +530,12 @@ def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
         ("training.build", "ImageSet", "for the training images; data.on_device = False"),
         ("training.networks", "EMA", "for weights, average and optimizer; with another --workdir"),
         (
-            "training.build",
+            "training.tasks",
             "write_grid",
             "in a preview; the same run may go on with a lower sample.grid_i",
         ),
         (
-            "training.build",
+            "training.tasks",
             "make_evaluator",
             "in an evaluation; the same run may go on with a lower sample.batch",
         ),
@@ -549,7 +549,7 @@ def test_out_of_memory_is_told_wherever_it_happens(
         changes["train.sample_every_steps"] = 0
     ended = Child(_train_without_memory, train_arguments(tmp_path, changes), module, name).wait()
     assert_refused(ended, f"out of memory {advice}")
-    if module == "training.build" and name != "ImageSet":
+    if module == "training.tasks":
         assert (status(tmp_path)["state"], status(tmp_path)["reason"][:13]) == (
             "failed",
             "out of memory",
