@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/quickstart
 FIGURES ?= runs/reliability/figures.json
 
-.PHONY: install quickstart test slow faults slurm two-machines reliability reliability-fast audit lint format clean
+.PHONY: install quickstart test slow bench faults slurm two-machines reliability reliability-fast audit lint format clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ test: install
 # What takes minutes: the quickstart's quality check among others.
 slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not network" --timeout 1800
+
+# Times as ratios, variants in turn: docs/speed.md. On a quiet machine; BENCH='--device cuda' for a GPU.
+bench: install
+	$(BIN)/python -m benchmarks --output_folder runs/bench $(BENCH)
 
 # Situations that users of neighbouring projects met: data, environments, file systems, launches.
 faults: install

@@ -1,0 +1,1 @@
+"""Benchmarks: variants in turn within one run, as ratios with their spread. See docs/speed.md."""
