@@ -4,7 +4,7 @@
         --max_parallel 12
     python -m uvit_dia.report runs/cifar10_small_batch_size
 
-Held constant over batch sizes: optimizer steps and learning rate, as in the paper's Fig. 8, so a small batch sees fewer
+Held constant over batch sizes: optimizer steps and learning rate (the paper's Fig. 8 does not say), so a small batch sees fewer
 images; and the EMA as a function of the step. The variants at one batch size have everything in common but the unit.
 To hold images instead: --config.budget=images --config.budget_amount=512000 --config.ema_rule=halflife_images
 --config.ema_halflife_images=25000, which is another sweep and needs a folder of its own.

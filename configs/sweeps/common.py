@@ -101,6 +101,6 @@ def steps_held_constant(num_steps: int, learning_rate: str, warmup_steps: int) -
     """Return the words for a sweep over batch sizes that holds steps and learning rate."""
     return (
         f"Steps ({num_steps:,}) and learning rate ({learning_rate} after a warm-up of {warmup_steps:,} steps) are the "
-        "same for every batch size, as in the paper's Fig. 8; a smaller batch therefore sees fewer images. The EMA is "
-        "the same function of the step."
+        "same for every batch size (the paper's Fig. 8 does not say what it held); a smaller batch therefore sees fewer "
+        "images. The EMA is the same function of the step."
     )

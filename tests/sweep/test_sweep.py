@@ -85,6 +85,22 @@ def test_learning_rate_rules(tmp_path: Path, rule: str, factors: list[float]) ->
         assert found.configs[cell.name].optimizer.learning_rate == cell.learning_rate
 
 
+def test_adams_rule_scales_rate_betas_and_eps(tmp_path: Path) -> None:
+    """Definition 5.2 of Malladi et al.: 1 - beta grows with the batch, eps falls with its root."""
+    adam = {"betas": (0.9, 0.99), "eps": 1e-8}  # those of configs/digits_uvit_dia.py
+    wanted = {8: ((0.975, 0.9975), 2e-8), 32: ((0.9, 0.99), 1e-8), 128: ((0.6, 0.96), 5e-9)}
+    found = made(tmp_path, lr_rule="adam_sde", reference_batch_size=32, batch_sizes=(8, 32, 128))
+    for cell in found.cells:
+        optimizer = found.configs[cell.name].optimizer
+        betas, eps = wanted[cell.batch_size]
+        assert optimizer.betas == pytest.approx(betas, rel=1e-12)
+        assert optimizer.eps == pytest.approx(eps, rel=1e-12)
+        assert optimizer.learning_rate == pytest.approx(2e-3 * (cell.batch_size / 32) ** 0.5)
+    own = {"overrides": {**SWEEP["overrides"], "optimizer": {**adam, "betas": (0.5, 0.9)}}}
+    with pytest.raises(InputError, match="makes the betas"):
+        made(tmp_path, lr_rule="adam_sde", reference_batch_size=8, batch_sizes=(32,), **own)
+
+
 def test_ema_half_life_in_images_is_the_same_for_every_batch_size(tmp_path: Path) -> None:
     overrides = {**SWEEP["overrides"], "ema": {"rampup_ratio": 0.0}}
     rule = {"ema_rule": "halflife_images", "ema_halflife_images": 6400}

@@ -13,7 +13,7 @@ from uvit_dia.report.words import joined, plural, short_list, words
 from uvit_dia.system.records import number
 
 STATES = ("done", "running", "preempted", "waiting", "diverged", "failed")  # as they are told
-RULES = {"constant": "constant", "sqrt": "square-root", "linear": "linear"}
+RULES = {"constant": "constant", "sqrt": "square-root", "linear": "linear", "adam_sde": "Adam SDE"}
 
 
 def summary_blocks(

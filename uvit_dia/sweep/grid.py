@@ -29,6 +29,12 @@ def _make_cell(
     learning_rate = scaled_learning_rate(
         config.lr_rule, float(base_rate), batch_size, config.reference_batch_size
     )
+    moments = {}
+    if config.lr_rule == "adam_sde":
+        betas = changes.pop("optimizer.betas", base_config.optimizer.betas)
+        eps = changes.pop("optimizer.eps", base_config.optimizer.eps)
+        ratio = batch_size / config.reference_batch_size
+        moments = scaled_moments(tuple(betas), float(eps), ratio)  # type: ignore[arg-type]
     num_steps = steps_of_budget(config.budget, config.budget_amount, batch_size)
     ema = {}
     if config.ema_rule == "halflife_images":
@@ -44,6 +50,7 @@ def _make_cell(
         overrides={
             **changes,
             **ema,
+            **moments,
             "seed": seed,
             "train.batch_size": batch_size,
             "train.num_steps": num_steps,
@@ -57,14 +64,34 @@ def scaled_learning_rate(rule: str, base: float, batch_size: int, reference: int
     """Return the learning rate at a batch size.
 
     Args:
-        rule: "constant"; "sqrt", which keeps the noise of Adam's updates (Malladi et al. 2022, arXiv:2205.10287); or
-            "linear", which keeps that of SGD's (Goyal et al. 2017, arXiv:1706.02677).
+        rule: "constant"; "sqrt", the part of Adam's rule that concerns the rate; "adam_sde", its
+            whole, see `scaled_moments`; or "linear", which keeps the noise of SGD's updates (Goyal
+            et al. 2017, arXiv:1706.02677).
         base: learning rate at the reference batch size.
         batch_size: global batch size.
         reference: global batch size at which `base` holds.
     """
-    exponent = {"constant": 0.0, "sqrt": 0.5, "linear": 1.0}[rule]
+    exponent = {"constant": 0.0, "sqrt": 0.5, "adam_sde": 0.5, "linear": 1.0}[rule]
     return base * (batch_size / reference) ** exponent
+
+
+def scaled_moments(betas: tuple[float, float], eps: float, ratio: float) -> dict[str, object]:
+    """Return AdamW's betas and eps at `ratio` times the batch size, by their dotted keys.
+
+    Beside the learning rate times sqrt(ratio), 1 - beta is multiplied by the ratio and eps divided
+    by its root: then Adam's steps follow the same stochastic differential equation (the square root
+    scaling rule, Definition 5.2 of Malladi et al. 2022, arXiv:2205.10287).
+
+    Raises:
+        InputError: if the ratio is so large that a beta would fall below 0.
+    """
+    scaled = tuple(1 - ratio * (1 - beta) for beta in betas)
+    if min(scaled) < 0:
+        raise InputError(
+            f"lr_rule = 'adam_sde' at {ratio:g} times reference_batch_size makes the betas {betas} "
+            f"{tuple(round(beta, 6) for beta in scaled)}; they must be 0 or more"
+        )
+    return {"optimizer.betas": scaled, "optimizer.eps": eps / ratio**0.5}
 
 
 def steps_of_budget(budget: str, amount: int, batch_size: int) -> int:

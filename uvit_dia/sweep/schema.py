@@ -83,8 +83,9 @@ class SweepConfig(Group):
     budget: str = key(choice("steps", "images"), "What all batch sizes have in common")
     budget_amount: int = key(integer(1, 10**12), "So many steps or images")
     lr_rule: str = key(
-        choice("constant", "sqrt", "linear"),
-        "Learning rate as a function of batch size / reference_batch_size",
+        choice("constant", "sqrt", "linear", "adam_sde"),
+        "Learning rate as a function of batch size / reference_batch_size; adam_sde scales AdamW's "
+        "betas and eps with it",
     )
     reference_batch_size: int = key(
         integer(1, 10**7), "Where the base config's learning rate holds", unit="images"
