@@ -20,8 +20,8 @@ ROWS: list[tuple[str, ...]] = [
     ("evaluation",),
     ("training", "export"),
     ("analysis", "sweep"),
-    ("report", "demo"),
-    ("train", "sample", "eval_fid"),
+    ("report", "demo", "api"),
+    ("train", "sample", "eval_fid", "__main__"),
 ]
 NEIGHBOURS = {
     "config": {"system"},
@@ -48,18 +48,23 @@ ONLY: dict[str, set[str]] = {
 # Modules that answer before torch is imported, which takes seconds, and what they must not wait for.
 LIGHT = (
     "",
+    "__main__",
     "cli",
     "config.checks",
     "config.files",
     "config.document",
     "config.flag",
+    "config.places",
+    "evaluation.command",
     "evaluation.early_checks",
     "evaluation.exported_programs",
     "evaluation.extractor_files",
     "runs.find",
     "data.paths",
     "runs.folder",
+    "sampling.command",
     "sampling.outputs",
+    "sweep.__main__",
     "system.errors",
     "system.files",
     "system.lock_owner",
@@ -68,6 +73,7 @@ LIGHT = (
     "system.notices",
     "system.memory",
     "system.signals",
+    "training.command",
 )
 HEAVY = ("torch", "diffusers", "accelerate", "torch_fidelity", "numpy", "sklearn", "PIL", "pyarrow")
 
@@ -137,7 +143,7 @@ def wrong_arrows(sources: Sources) -> list[str]:
                 problems.append(f"{module}, line {line}: relative import {name}")
                 continue
             target = own_module(name, sources)
-            if target is None or target == module:
+            if target in (None, module) or name == f"{PACKAGE}.__version__":
                 continue
             arrows[module].add(target)
             if not may_import(module, target):

@@ -14,6 +14,7 @@ from absl import flags
 from uvit_dia.config.fields import shown
 from uvit_dia.config.flag import config_help, take_overrides
 from uvit_dia.config.own_units import import_as_parent, import_modules
+from uvit_dia.config.places import shown_usage
 from uvit_dia.config.schema import SAMPLERS, rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
@@ -48,6 +49,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         InputError: for an unknown flag, a wrong value or a stray word, or a failed --import.
     """
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
+        usage = shown_usage(usage, argv[0])
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
         raise SystemExit(0)
     try:
