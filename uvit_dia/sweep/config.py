@@ -9,7 +9,7 @@ from uvit_dia import cli
 from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.files import config_hash, flat_values, to_plain
 from uvit_dia.config.flag import define_config_flag, read_config
-from uvit_dia.config.places import config_path
+from uvit_dia.config.places import CONFIGS, config_path
 from uvit_dia.config.schema import Config
 from uvit_dia.sweep.cells import Cell, Launch, flag_text
 from uvit_dia.sweep.grid import expand
@@ -68,7 +68,7 @@ def make_sweep(config: ConfigDict, path: Path, scripts: Path | None) -> Sweep:
 
 
 def find_base(base: str, path: Path) -> str:
-    """Return the path of the base config: as it stands, or from the project that the sweep config lies in.
+    """Return the path of the base config: as it stands, from the project that the sweep config lies in, or from ours.
 
     Args:
         base: as the sweep config gives it; what follows a colon is an argument of `get_config`.
@@ -80,7 +80,7 @@ def find_base(base: str, path: Path) -> str:
     file, colon, argument = config_path(base, flag="base").partition(":")
     folder = path.resolve().parent
     projects = folder.parents[1:2]
-    for candidate in (Path(file), *(project / file for project in projects)):
+    for candidate in (Path(file), *(place / file for place in (*projects, CONFIGS.parent))):
         if candidate.is_file():
             return f"{candidate}{colon}{argument}"
     raise InputError(f"base = {base!r}: no such file, neither from here nor from the project")
