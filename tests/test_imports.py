@@ -19,8 +19,8 @@ ROWS: list[tuple[str, ...]] = [
     ("runs", "sampling"),
     ("evaluation",),
     ("training", "export"),
-    ("analysis", "sweep"),
-    ("report", "demo", "api"),
+    ("analysis", "sweep", "api"),
+    ("report", "demo"),
     ("train", "sample", "eval_fid", "__main__"),
 ]
 NEIGHBOURS = {

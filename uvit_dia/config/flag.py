@@ -96,7 +96,7 @@ def config_help(values: flags.FlagValues, argv: Sequence[str]) -> str:
             file = value if equals else after
     try:
         file = config_path(file, _config_flag(values).folder)
-        with _told_in_one_line(file):
+        with told_in_one_line(file):
             examples = flatten(run_config_file(file).to_dict())
         source = f"the values are those of {file}"
     except InputError as error:
@@ -125,7 +125,7 @@ def load_config(values: flags.FlagValues) -> ConfigDict:
     if flag.value is None:
         raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
     file = config_path(flag.value, flag.folder)
-    with _told_in_one_line(file):
+    with told_in_one_line(file):
         config = run_config_file(file)
         apply_overrides(config, flag.overrides, flag.rule_of)
         config.to_dict()  # computes the values that refer to others
@@ -133,7 +133,7 @@ def load_config(values: flags.FlagValues) -> ConfigDict:
 
 
 @contextmanager
-def _told_in_one_line(file: str) -> Iterator[None]:
+def told_in_one_line(file: str) -> Iterator[None]:
     """Turn whatever a config file raises, which is code, into an InputError that names the file."""
     try:
         yield

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
@@ -31,6 +30,7 @@ from uvit_dia.evaluation.real_images import RealImages
 from uvit_dia.sampling.sampler import share_of_rank
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.processes import failing_together
+from uvit_dia.system.progress import progress_bar
 
 FRECHET = "fid"  # the metric that floor and mark belong to, under its name in a config
 
@@ -137,7 +137,7 @@ class Evaluator:
         """Extract the features of this process's share; return those of all on the main process."""
         rank, ranks = accelerator.process_index, accelerator.num_processes
         share = share_of_rank(num_images, images.batch_size, rank, ranks)
-        bar = tqdm(
+        bar = progress_bar(
             total=num_images,
             unit="image",
             desc="sampling",

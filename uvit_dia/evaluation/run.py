@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,7 +59,6 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended
             for that seed.
     """
-    # -- what is measured, and against what
     accelerator = make_accelerator()
     trained = load_run(
         sampling.checkpoint,
@@ -66,6 +66,34 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         device=accelerator.device,
         data_path=arguments.data_path,
     )
+    for evaluation, record in evaluations(trained, sampling, arguments, accelerator):
+        line = json.dumps(record, allow_nan=False)
+        print(line, flush=True)
+        if trained.run is not None:
+            append_line(Path(trained.run) / "eval.jsonl", line)
+        if evaluation.value is not None:
+            print(evaluation.in_words(), file=sys.stderr)
+    accelerator.wait_for_everyone()
+
+
+def evaluations(
+    trained: TrainedModel,
+    sampling: SamplingArguments,
+    arguments: EvaluationArguments,
+    accelerator: Accelerator,
+    *,
+    show_progress: bool = True,
+) -> Iterator[tuple[Evaluation, dict[str, object]]]:
+    """Sample and measure, one seed after the other.
+
+    Yields:
+        On the main process what was measured, and its whole record; on the others nothing.
+
+    Raises:
+        InputError: see `evaluate_to_json`.
+        NonFiniteImagesError: see there.
+    """
+    # -- what is measured, and against what
     config = trained.config
     settings = sampler_settings(sampling, config)
     num_images = sampling.num_images or config.eval.num_images
@@ -76,7 +104,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         source,
         device=accelerator.device,
         warn=warn,
-        show_progress=accelerator.is_main_process,
+        show_progress=show_progress and accelerator.is_main_process,
     )
     _check_enough(evaluator, num_images, arguments, accelerator)
     with failing_together(InputError):
@@ -97,8 +125,7 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         with advice_on_batch_size(batch_size):
             evaluation = evaluator.measure(sampler, num_images, accelerator)
         if evaluation is not None:
-            _report(evaluation, trained)
-    accelerator.wait_for_everyone()
+            yield evaluation, {**evaluation.record(), **_origin(trained)}
 
 
 def _find_extractor(
@@ -133,12 +160,10 @@ def _check_enough(
         warn(f"{num_images} images: compare only with numbers from as many, and look at the floor")
 
 
-def _report(evaluation: Evaluation, trained: TrainedModel) -> None:
-    """Print a result as a JSON line, append it to the run's `eval.jsonl`, say it on stderr."""
-    origin = {"weights": trained.weights, "weights_sha256": trained.sha256, "step": trained.step}
-    line = json.dumps({**evaluation.record(), **origin, "versions": versions()}, allow_nan=False)
-    print(line, flush=True)
-    if trained.run is not None:
-        append_line(Path(trained.run) / "eval.jsonl", line)
-    if evaluation.value is not None:
-        print(evaluation.in_words(), file=sys.stderr)
+def _origin(trained: TrainedModel) -> dict[str, object]:
+    return {
+        "weights": trained.weights,
+        "weights_sha256": trained.sha256,
+        "step": trained.step,
+        "versions": versions(),
+    }
