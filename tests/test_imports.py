@@ -304,6 +304,10 @@ ALLOWED = {
         "torch.load",
     ): "the U-ViT authors' weights, weights_only, mapped",
     (
+        "uvit_dia/evaluation/extractors.py",
+        "torch.load",
+    ): "VGG's weights, weights_only, before torch-fidelity reads them",
+    (
         "uvit_dia/evaluation/exported_programs.py",
         "torch.load",
     ): "checks a program's tensors, weights_only",

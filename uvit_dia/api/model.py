@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -203,7 +204,6 @@ def _open_elsewhere(
     if find_spec("uvit_dia.export") is None:
         check_checkpoint(user_path(str(source), "load"), "load")
         raise InputError(f"load: {source} is neither a run's folder nor a step folder")
-    from uvit_dia.export.sources import open_source  # type: ignore[import-not-found, unused-ignore]
-
-    opened = open_source(source, config=None if config is None else read_any_config(config))
+    sources = import_module("uvit_dia.export.sources")
+    opened = sources.open_source(source, config=None if config is None else read_any_config(config))
     return replace(opened, model=opened.model.to(device).eval().requires_grad_(False))

@@ -174,8 +174,11 @@ class EvalConfig(Group, prefix="eval."):
         integer(1, 10**8), "N, how many images are sampled for a measurement", unit="images"
     )
     metrics: tuple[str, ...] = key(METRIC_NAMES, "Metrics, as torch-fidelity names them")
-    extractor: str = key(text(), "Feature extractor: inception-v3-compat, digits, or pt2:PATH")
-    weights: str = key(text(), "Path of the Inception weights; empty for torch-fidelity's place")
+    extractor: str = key(
+        text(),
+        "Feature extractor: inception-v3-compat, digits, vgg16, a CLIP, or pt2:PATH",
+    )
+    weights: str = key(text(), "Path of its published weights; empty for torch-fidelity's place")
     batch_size: int = key(integer(1, 10**6), "Images given to the extractor at a time")
 
 
