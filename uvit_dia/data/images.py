@@ -33,6 +33,12 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the images and their shape, as hex digits; computed once."""
         return self._images_sha256
