@@ -4,20 +4,38 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 FIGURES ?= runs/reliability/figures.json
+# TORCH=cpu takes PyTorch's own builds for CPUs (0.3 GB) in place of those of PyPI with CUDA (5 GB).
+TORCH ?=
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+LOWEST := $(VENV)-lowest
+PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install quickstart test slow bench faults slurm two-machines reliability reliability-fast audit lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit lint format clean
 
+# The package with all that its tests and checks need.
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The package alone, as users need it.
+install-package: $(VENV)/.package
+
+$(VENV)/.package: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed; choose one with make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+ifeq ($(TORCH),cpu)
+	$(BIN)/python $(PIP) --constraint constraints.txt --no-deps --index-url $(CPU_INDEX) torch torchvision
+else ifneq ($(TORCH),)
+	@echo "TORCH=$(TORCH): allowed is cpu, or nothing for PyPI's" >&2; exit 2
+endif
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.package
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # Train, sample and measure on scikit-learn's digits; again the same command goes on where it was interrupted.
-quickstart: install
+quickstart: install-package
 	$(BIN)/python train.py --config configs/digits_uvit_dia.py --workdir $(RUN)
 	$(BIN)/python sample.py --checkpoint $(RUN) --num_images 64 --output $(RUN)/grid.png
 	$(BIN)/python eval_fid.py --checkpoint $(RUN) --num_images 500
@@ -31,6 +49,20 @@ test: install
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not slurm and not network"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# A part of the tests with the lowest versions that pyproject.toml allows, in a venv of its own.
+LOWEST_TESTS := tests/test_diffusion.py tests/config tests/models/test_uvit.py tests/models/test_recurrent_units.py \
+	tests/data/test_decoding.py tests/data/test_parquet.py tests/runs/test_checkpoint.py tests/sampling \
+	tests/training/test_step.py tests/training/test_saving.py tests/evaluation/test_metrics.py \
+	tests/evaluation/test_features.py tests/report/test_statistics.py
+lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -q $(LOWEST_TESTS)
+
+$(LOWEST)/.installed: pyproject.toml .ci/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python $(PIP) --constraint $(LOWEST)/constraints.txt --editable '.[sweep]' pytest pytest-timeout filelock hypothesis
+	touch $@
 
 # What takes minutes: the quickstart's quality check among others.
 slow: install
@@ -63,7 +95,7 @@ reliability-fast: install
 
 # Known holes in the pinned packages, and dangerous calls in ours (medium severity or higher fails).
 audit: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[audit]'
 	$(BIN)/bandit --quiet --recursive --severity-level medium uvit_dia configs train.py sample.py eval_fid.py
 	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
@@ -77,4 +109,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
+	rm -rf $(VENV) $(LOWEST) runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info

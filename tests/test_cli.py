@@ -451,3 +451,109 @@ def test_light_imports_stay_light(statement: str) -> None:
     loaded = set(done.stdout.split())
     assert "uvit_dia" in loaded
     assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
+
+
+# ---------------------------------------------------------------- the console command
+
+
+def console(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
+    """Call the console command in this process; return its exit code."""
+    from uvit_dia.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["uvit-dia", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+def test_the_console_command_lists_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from uvit_dia.__main__ import COMMANDS, commands
+
+    assert console(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    for word, (module, text) in COMMANDS.items():
+        path = ROOT.joinpath("uvit_dia", *module.split(".")).with_suffix(".py")
+        assert (word in commands()) == path.is_file() == (f"{word:<8} {text}" in told), word
+    assert {"train", "sample", "eval", "sweep", "report", "analyse"} <= commands().keys()
+    assert console(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == "0.2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["tran"], "uvit-dia: unknown command 'tran'; allowed is train, sample, "),
+        (["evall"], "did you mean eval?"),
+        ([], "uvit-dia: the command is missing; the first word is one of train, "),
+        (["--config=x"], "uvit-dia: the command is missing"),
+        (["train", "--config=digit_uvit_dia"], "did you mean digits_uvit_dia?"),
+        (["train", "--config=digits_uvit_dia", "--config.seed=-1"], "uvit-dia train: config: seed"),
+        (["sweep", "--config=digits_batch", "--workdir=x"], "did you mean digits_batch_size?"),
+        (["sample"], "uvit-dia sample: --checkpoint is missing"),
+        (["eval", "--chekpoint=x"], "uvit-dia eval: unknown flag --chekpoint; did you mean"),
+        (["report"], "uvit-dia report: the sweep's folder is missing"),
+        (["analyse", "gate"], "uvit-dia analyse: unknown command 'gate'"),
+    ],
+)
+def test_the_console_command_refuses_in_one_line(
+    words: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert console(monkeypatch, *words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert line in told.err
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["train", "sample", "eval", "sweep", "report", "analyse"])
+def test_help_speaks_of_the_command_that_was_started(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert console(monkeypatch, word, "--help") == 0
+    told = capsys.readouterr().out
+    assert f"uvit-dia {word}" in told
+    assert "python " not in told
+
+
+def test_a_config_is_found_by_its_name() -> None:
+    by_path = config_of(CONFIG)
+    assert config_of("--config", "digits_uvit_dia") == by_path
+    assert config_of("--config=digits_uvit_dia", "--config.seed=3").seed == 3
+    assert start_of_run("--config", "digits_uvit_dia") == "runs/digits_uvit_dia"
+
+
+def test_a_file_beside_the_user_wins_over_a_name(empty_folder: Path) -> None:
+    text = (ROOT / "configs" / "digits_uvit_dia.py").read_text()
+    (empty_folder / "digits_uvit_dia").write_text(
+        text.replace("config.seed = 0", "config.seed = 7")
+    )
+    assert config_of("--config", "digits_uvit_dia").seed == 7
+
+
+def test_configs_that_import_one_another_are_run_from_anywhere(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`configs` means ours in our files, and that of the user, if there is one, in the user's."""
+    foreign = {name for name in sys.modules if name.partition(".")[0] == "configs"}
+    for name in foreign:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p or ".").resolve() != ROOT])
+    assert config_of("--config", "cifar10_uvit").model.attention == "none"
+    (empty_folder / "mine.py").write_text(
+        "from configs.digits_uvit_dia import get_config as ours\n"
+        "def get_config():\n    config = ours()\n    config.seed = 5\n    return config\n"
+    )
+    assert config_of("--config", "mine.py").seed == 5
+    assert "configs" not in sys.modules
+    (empty_folder / "configs").mkdir()
+    (empty_folder / "configs" / "digits_uvit_dia.py").write_text(
+        "def get_config(): raise OSError(9)"
+    )
+    monkeypatch.syspath_prepend(str(empty_folder))
+    assert config_of("--config", "cifar10_uvit").model.attention == "none"
+    assert "cannot use mine.py" in refusal("train", "--config=mine.py")

@@ -26,7 +26,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, s
     """Run the commands of `make quickstart` in a folder of their own; return run, seconds and output."""
     run = tmp_path_factory.mktemp("quickstart") / "run"
     recipe = re.search(
-        r"^quickstart: install\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M
+        r"^quickstart: install-package\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M
     )
     assert recipe is not None
     commands = [

@@ -2,15 +2,24 @@
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> its module, which imports torch
 _LAZY = {
+    "load": "uvit_dia.api.model",
+    "train": "uvit_dia.api.training",
     "share_attention": "uvit_dia.models.other_backbones.share_attention",
     "register_unit": "uvit_dia.models.units.own_units",
     "AttentionUnit": "uvit_dia.models.units.protocol",
     "ChannelUnit": "uvit_dia.models.units.channel",
 }
+
+__all__ = ["__version__", *_LAZY]  # noqa: PLE0604  (names of modules that are imported late)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted({*globals(), *_LAZY})
 
 
 def __getattr__(name: str) -> object:

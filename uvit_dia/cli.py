@@ -6,14 +6,16 @@ Nothing here imports torch: `--help` and mistakes answer at once.
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from uvit_dia.config.fields import shown
 from uvit_dia.config.flag import config_help, take_overrides
 from uvit_dia.config.own_units import import_as_parent, import_modules
+from uvit_dia.config.places import shown_usage
 from uvit_dia.config.schema import SAMPLERS, rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
@@ -48,6 +50,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         InputError: for an unknown flag, a wrong value or a stray word, or a failed --import.
     """
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
+        usage = shown_usage(usage, argv[0])
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
         raise SystemExit(0)
     try:
@@ -159,30 +162,32 @@ def sampling_arguments(values: flags.FlagValues) -> SamplingArguments:
     """
     if not values["checkpoint"].value:
         raise InputError("--checkpoint is missing; it takes a run's folder or a step folder")
-    sampler = values["sampler"].value
+    given: dict[str, Any] = {
+        field.name: values[field.name].value for field in fields(SamplingArguments)
+    }
+    given["checkpoint"] = user_path(given["checkpoint"], "--checkpoint")
+    return check_sampling(SamplingArguments(**given))
+
+
+def check_sampling(arguments: SamplingArguments) -> SamplingArguments:
+    """Check what sampling is told, by flags or from Python; return it.
+
+    Raises:
+        InputError: naming the flag, what was found and what is allowed.
+    """
+    sampler = arguments.sampler
     if sampler is not None and sampler not in SAMPLERS:
-        hint = nearest(sampler, SAMPLERS)
+        hint = nearest(str(sampler), SAMPLERS)
         raise InputError(
-            f"--sampler {clip(sampler, 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
+            f"--sampler {clip(str(sampler), 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
         )
     lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
     for name, low in lowest.items():
-        value = values[name].value
-        if value is not None and not low <= value < 2**31:
+        value = getattr(arguments, name)
+        if value is not None and (type(value) is not int or not low <= value < 2**31):
             raise InputError(f"--{name} {value}: allowed is {low} to {2**31 - 1}")
     for name in ("eta", "variance_type", "clip_sample"):
-        value, rule = values[name].value, rule_of(f"sample.{name}")
+        value, rule = getattr(arguments, name), rule_of(f"sample.{name}")
         if value is not None and not rule.fits(value):
             raise InputError(f"--{name} {shown(value, str)}: allowed is {rule.allowed}")
-    return SamplingArguments(
-        checkpoint=user_path(values["checkpoint"].value, "--checkpoint"),
-        num_images=values["num_images"].value,
-        sampler=sampler,
-        num_steps=values["num_steps"].value,
-        seed=values["seed"].value,
-        batch_size=values["batch_size"].value,
-        use_ema=bool(values["use_ema"].value),
-        eta=values["eta"].value,
-        variance_type=values["variance_type"].value,
-        clip_sample=values["clip_sample"].value,
-    )
+    return arguments

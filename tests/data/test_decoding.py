@@ -204,7 +204,11 @@ def test_16_bits_are_scaled_to_8(kind: str) -> None:
     """Pillow itself would clip them: all but the darkest would be white."""
     levels = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
     settings = {"irreversible": False} if kind == "JPEG2000" else {}
-    found = decode(encoded(Image.fromarray(levels), kind, **settings), "x", GREY)
+    if kind == "PPM":  # older Pillows read 16 bits of it, but do not write them
+        content = b"P5 8 8 65535\n" + levels.astype(">u2").tobytes()
+    else:
+        content = encoded(Image.fromarray(levels), kind, **settings)
+    found = decode(content, "x", GREY)
     assert found.pixels.dtype == np.uint8
     assert (found.pixels[0] == (levels / 257).round()).all()
 
@@ -256,8 +260,8 @@ def test_of_several_frames_the_first_is_read_and_told(kind: str) -> None:
 def test_all_kinds_are_read(kind: str) -> None:
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    if kind == "PSD":
-        pytest.skip("Pillow writes no PSD")
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
     image = Image.fromarray(np.full((16, 16, 3), (40, 120, 200), dtype=np.uint8))
     found = decode(encoded(image, kind), "x", ImageFormat(16, 3))
     assert np.abs(shown(found) - (40, 120, 200)).max() <= 6

@@ -1,5 +1,6 @@
 """Feature extractors: found and checked before use; .pt2 files of others never run anything but their program."""
 
+import dataclasses
 import io
 import json
 import pickle
@@ -27,6 +28,7 @@ from uvit_dia.evaluation.digits_classifier import (
 )
 from uvit_dia.evaluation.extractor_files import DIGITS_FILE, INCEPTION, find_extractor
 from uvit_dia.evaluation.extractors import Extractor
+from uvit_dia.evaluation.published_weights import PUBLISHED, checkpoints_folder
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import sha256_file
 
@@ -80,9 +82,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- finding them --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "Digits", "inception", "pt2", "vgg16", "dinov2-vit-s-14"])
+@pytest.mark.parametrize("name", ["", "Digits", "inception", "pt2", "vgg19", "dinov2-vit-s-14"])
 def test_unknown_extractor_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="unknown; allowed is inception-v3-compat, digits or pt2"):
+    with pytest.raises(
+        InputError, match="unknown; allowed is inception-v3-compat, digits, vgg16, clip"
+    ):
         find_extractor(name)
 
 
@@ -155,7 +159,7 @@ def test_download_is_checked_and_kept_only_if_right(
     served.write_bytes(b"weights" * 1000)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(extractor_files, "INCEPTION_URL", served.as_uri())
-    target = extractor_files.default_inception_path()
+    target = checkpoints_folder() / extractor_files.INCEPTION_FILE
     with pytest.raises(InputError, match="nothing was kept"):
         find_extractor(INCEPTION, allow_download=True)
     assert list(target.parent.iterdir()) == []
@@ -171,7 +175,7 @@ def test_default_place_is_torch_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv("TORCH_HOME", raising=False)
         monkeypatch.setenv(name, str(value))
         expected = Path(torch.hub.get_dir()) / "checkpoints" / extractor_files.INCEPTION_FILE
-        assert extractor_files.default_inception_path() == expected
+        assert checkpoints_folder() / extractor_files.INCEPTION_FILE == expected
         assert tmp_path in expected.parents
 
 
@@ -633,7 +637,7 @@ def test_inception_is_found_in_torch_hubs_place(
     inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = extractor_files.default_inception_path()
+    place = checkpoints_folder() / extractor_files.INCEPTION_FILE
     place.parent.mkdir(parents=True)
     place.symlink_to(inception_weights)
     assert find_extractor(INCEPTION).path == place
@@ -654,3 +658,92 @@ def test_inception_with_other_channels_is_refused(inception_weights: Path) -> No
     extractor = Extractor(find_extractor(INCEPTION, str(inception_weights)), "cpu")
     with pytest.raises(InputError, match="does not take images of shape"):
         extractor.features(random_images(2, 4, side=32))
+
+
+# --- torch-fidelity's other extractors -------------------------------------------------------------
+
+
+def test_published_weights_are_those_of_torch_fidelity() -> None:
+    """Its table of CLIP is the truth; of VGG16 torchvision's name of the file has eight digits."""
+    from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+    from torchvision.models import VGG16_Weights
+
+    assert PUBLISHED.keys() == {*MODEL_METADATA, "vgg16"}
+    for name, weights in PUBLISHED.items():
+        extractor = FEATURE_EXTRACTORS_REGISTRY[name]
+        assert weights.layer == extractor.get_default_feature_layer_for_metric("fid")
+        if name != "vgg16":
+            assert weights.sha256 == MODEL_METADATA[name]["hash"]
+            assert weights.url == MODEL_URLS[name]
+            assert weights.file == f"{name}-{weights.sha256}.pt"
+    vgg = PUBLISHED["vgg16"]
+    assert vgg.url == VGG16_Weights.IMAGENET1K_V1.url
+    assert vgg.file == f"vgg16-{vgg.sha256[:8]}.pth" == vgg.url.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b-32", "vgg16"])
+def test_other_weights_than_the_published_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        InputError, match=rf"no {name} weights at .*{PUBLISHED[name].file}; get http"
+    ):
+        find_extractor(name)
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"other")
+    with pytest.raises(InputError, match="is not the expected file"):
+        find_extractor(name, str(path))
+
+
+def test_vgg_is_read_as_tensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a file of the right hash is looked at before torch-fidelity unpickles it."""
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    path = tmp_path / "vgg16.pth"
+    torch.save({"x": Payload()}, path)
+    published = dataclasses.replace(PUBLISHED["vgg16"], sha256=sha256_file(path))
+    monkeypatch.setitem(PUBLISHED, "vgg16", published)
+    with pytest.raises(InputError, match="is no file of tensors"):
+        Extractor(find_extractor("vgg16", str(path)), "cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_clip_loads_from_a_file_of_the_right_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CLIP of one tiny block, in the format of the published ones."""
+    from torch_fidelity.feature_extractor_clip import CLIPVisual
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = CLIPVisual(6, 8, 1, 64, 4).visual
+            self.text_projection = nn.Parameter(torch.zeros(3, 6))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.visual(images) + self.text_projection.sum()
+
+    tiny = Tiny().half().float().eval()  # the published weights are of half precision
+    path = tmp_path / "clip.pt"
+    torch.jit.trace(tiny, torch.zeros(1, 3, 8, 8)).save(path)
+    published = dataclasses.replace(PUBLISHED["clip-vit-b-32"], sha256=sha256_file(path))
+    monkeypatch.setitem(PUBLISHED, "clip-vit-b-32", published)
+    source = find_extractor("clip-vit-b-32", str(path))
+    extractor = Extractor(source, "cpu")
+    images = random_images(2, 3)
+    found = extractor.features(images)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = tiny.visual((images.float() / 255 - mean) / std)
+    torch.testing.assert_close(found["clip"], expected, atol=1e-4, rtol=1e-4)
+    assert (source.frechet_name, source.label) == ("fd", "clip-vit-b-32")
+    grey = images[:, :1]
+    torch.testing.assert_close(
+        extractor.features(grey), extractor.features(grey.repeat(1, 3, 1, 1))
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
+from uvit_dia.config.places import shown_usage
 from uvit_dia.config.schema import SAMPLERS
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.files import user_path
@@ -79,7 +80,8 @@ def read_arguments(argv: list[str], usage: str) -> AnalysisArguments:
     """
     command = argv[1] if len(argv) > 1 else ""
     if command in ("--help", "-h", "-help"):
-        print(f"{usage}\n\nFlags of a command: python -m uvit_dia.analysis COMMAND --help")
+        more = "Flags of a command: python -m uvit_dia.analysis COMMAND --help"
+        print(shown_usage(f"{usage}\n\n{more}", argv[0]))
         raise SystemExit(0)
     if not command or command.startswith("-"):
         raise InputError(f"the command is missing; the first word is one of {', '.join(COMMANDS)}")

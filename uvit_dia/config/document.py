@@ -6,14 +6,13 @@ python -m uvit_dia.config.document > docs/config-keys.md
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
 
 from uvit_dia.config.fields import Group, schema_of
 from uvit_dia.config.files import RESUMABLE_CHANGES, flatten, run_config_file
+from uvit_dia.config.places import CONFIGS
 from uvit_dia.config.rules import REQUIRED, Rule
 from uvit_dia.config.schema import Config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # beside the package, in a clone
 QUICKSTART = CONFIGS / "digits_uvit_dia.py"
 SHOWN = (QUICKSTART, CONFIGS / "cifar10_uvit_dia.py")  # whose values the docs give
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from uvit_dia.config.checks import make_config
+from uvit_dia.config.places import own_configs
 from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.mounts import again_if_stale
@@ -86,8 +87,9 @@ def run_config_file(path: str) -> ConfigDict:
         InputError: if it returns no ConfigDict. Whatever the file's own code raises passes through.
     """
     file, colon, argument = path.partition(":")
-    module = _run_module("config_file", file)
-    config = module.get_config(*([argument] if colon else []))
+    with own_configs(Path(file)):
+        module = _run_module("config_file", file)
+        config = module.get_config(*([argument] if colon else []))
     if not isinstance(config, ConfigDict):
         raise InputError(
             f"--config: get_config() of {path} returned {type(config).__name__}, not a ConfigDict"

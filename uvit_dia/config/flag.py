@@ -14,9 +14,9 @@ from uvit_dia.config.fields import Group, shown
 from uvit_dia.config.files import flatten, run_config_file
 from uvit_dia.config.overrides import RuleOf, apply_overrides, split_overrides
 from uvit_dia.config.own_units import import_own_unit
+from uvit_dia.config.places import config_names, config_path
 from uvit_dia.config.schema import Config, rule_of
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import expand_home
 
 
 class _ConfigFlag(flags.Flag):
@@ -25,21 +25,24 @@ class _ConfigFlag(flags.Flag):
     Args:
         rule_of: finds the rule of a dotted key that may be overridden.
         group: whose keys the help describes; None for none.
+        folder: below this project's configs, where names are looked for.
 
     Attributes:
         overrides: texts by dotted key, known once the command line is parsed.
     """
 
-    def __init__(self, rule_of: RuleOf, group: type[Group] | None) -> None:
+    def __init__(self, rule_of: RuleOf, group: type[Group] | None, folder: str) -> None:
         super().__init__(
             parser=flags.ArgumentParser(),
             serializer=flags.ArgumentSerializer(),
             name="config",
             default=None,
-            help_string="Config file; any of its keys is changed by --config.group.key=value.",
+            help_string="Config file, or the name of one of ours "
+            f"({', '.join(config_names(folder))}); --config.KEY=VALUE changes a key of it.",
         )
         self.rule_of = rule_of
         self.group = group
+        self.folder = folder
         self.overrides: dict[str, str] = {}
 
 
@@ -47,6 +50,7 @@ def define_config_flag(
     values: flags.FlagValues,
     rule_of: RuleOf = rule_of,
     group: type[Group] | None = Config,
+    folder: str = "",
 ) -> None:
     """Define `--config FILE` and its overrides `--config.group.key=value`.
 
@@ -54,8 +58,9 @@ def define_config_flag(
         values: where the flag is defined.
         rule_of: finds the rule of a dotted key; that of a run's config by default.
         group: whose keys the help describes; None for none.
+        folder: below this project's configs, where names are looked for; "sweeps" for sweeps.
     """
-    flags.DEFINE_flag(_ConfigFlag(rule_of, group), values)
+    flags.DEFINE_flag(_ConfigFlag(rule_of, group, folder), values)
 
 
 def _config_flag(values: flags.FlagValues) -> _ConfigFlag:
@@ -90,8 +95,8 @@ def config_help(values: flags.FlagValues, argv: Sequence[str]) -> str:
         if name in ("--config", "-config"):
             file = value if equals else after
     try:
-        file = expand_home(file, "--config")
-        with _told_in_one_line(file):
+        file = config_path(file, _config_flag(values).folder)
+        with told_in_one_line(file):
             examples = flatten(run_config_file(file).to_dict())
         source = f"the values are those of {file}"
     except InputError as error:
@@ -101,7 +106,8 @@ def config_help(values: flags.FlagValues, argv: Sequence[str]) -> str:
 
 def config_file(values: flags.FlagValues) -> str:
     """Return the file of a parsed command line's config, without the argument after its colon."""
-    return expand_home(str(values["config"].value), "--config").partition(":")[0]
+    flag = _config_flag(values)
+    return config_path(str(flag.value), flag.folder).partition(":")[0]
 
 
 def overridden_keys(values: flags.FlagValues) -> list[str]:
@@ -118,8 +124,8 @@ def load_config(values: flags.FlagValues) -> ConfigDict:
     flag = _config_flag(values)
     if flag.value is None:
         raise InputError("--config is missing; for example --config configs/digits_uvit_dia.py")
-    file = expand_home(flag.value, "--config")
-    with _told_in_one_line(file):
+    file = config_path(flag.value, flag.folder)
+    with told_in_one_line(file):
         config = run_config_file(file)
         apply_overrides(config, flag.overrides, flag.rule_of)
         config.to_dict()  # computes the values that refer to others
@@ -127,7 +133,7 @@ def load_config(values: flags.FlagValues) -> ConfigDict:
 
 
 @contextmanager
-def _told_in_one_line(file: str) -> Iterator[None]:
+def told_in_one_line(file: str) -> Iterator[None]:
     """Turn whatever a config file raises, which is code, into an InputError that names the file."""
     try:
         yield

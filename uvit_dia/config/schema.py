@@ -189,8 +189,11 @@ class EvalConfig(Group, prefix="eval."):
     metrics: tuple[str, ...] = key(
         METRIC_NAMES, "Metrics: torch-fidelity's by their names, and held_out_loss"
     )
-    extractor: str = key(text(), "Feature extractor: inception-v3-compat, digits, or pt2:PATH")
-    weights: str = key(text(), "Path of the Inception weights; empty for torch-fidelity's place")
+    extractor: str = key(
+        text(),
+        "Feature extractor: inception-v3-compat, digits, vgg16, a CLIP, or pt2:PATH",
+    )
+    weights: str = key(text(), "Path of its published weights; empty for torch-fidelity's place")
     batch_size: int = key(integer(1, 10**6), "Images given to the extractor at a time")
 
     @property

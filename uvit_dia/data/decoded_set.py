@@ -10,6 +10,7 @@ from uvit_dia.data.decoding import ImageFormat, decode
 from uvit_dia.data.listing import Listing, UnreadableImageError, refuse_unreadable
 from uvit_dia.data.summary import LeftOut
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.progress import progress_bar
 
 MAX_MEMORY_BYTES = 64 * 2**30  # of decoded images; larger sets would need streaming
 SILENT_SECONDS = 1.0  # of decoding, before a bar is shown
@@ -45,8 +46,6 @@ def decode_all(
     Raises:
         InputError: naming the images that cannot be read, or if the set does not fit into memory.
     """
-    from tqdm import tqdm
-
     unreadable = list(listing.unreadable)
     total = listing.num_images + len(unreadable)
     if not skip_unreadable:
@@ -60,7 +59,7 @@ def decode_all(
     images = np.empty((listing.num_images, *image_format.shape), dtype=np.uint8)
     remarks: Counter[str] = Counter()
     unread_rows: list[int] = []
-    bar = tqdm(
+    bar = progress_bar(
         listing.encoded(),
         total=listing.num_images,
         desc="decoding images",

@@ -135,6 +135,24 @@ def decode(content: bytes, origin: str, image_format: ImageFormat) -> DecodedIma
             raise UnreadableImageError(origin, _reason(error, content)) from error
 
 
+def image_side(content: bytes, origin: str) -> int:
+    """Return the side of a square image file, in pixels; its pixels are not decoded.
+
+    Raises:
+        UnreadableImageError: if it is no image.
+        InputError: if it is not square.
+    """
+    with our_limits():
+        try:
+            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                width, height = image.size
+        except WHAT_PILLOW_RAISES as error:
+            raise UnreadableImageError(origin, _reason(error, content)) from error
+    if width != height:
+        raise InputError(f"{origin} is {width}x{height}; only square images are read")
+    return width
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """Return those of our formats that this Pillow was built with."""

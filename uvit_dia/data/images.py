@@ -33,6 +33,12 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def subset(self, rows: Tensor, *, note: str) -> "ImageSet":
         """Return some of the images, in the order of the set.
 

@@ -114,6 +114,18 @@ def _decode(
     return replace(decoded, notes=(*decoded.notes, *notes))
 
 
+def read_listing(
+    listing: Listing, img_size: int, in_chans: int, *, show_progress: bool
+) -> ImageSet:
+    """Read the images of a listing, all of one size.
+
+    Raises:
+        InputError: if one cannot be read, or has another size.
+    """
+    image_format = ImageFormat(img_size, in_chans)
+    return _image_set(listing, _decode(listing, image_format, False, show_progress))
+
+
 def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
     labels = None
     if listing.labels is not None:

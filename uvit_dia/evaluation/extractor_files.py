@@ -1,19 +1,20 @@
 """Which file a feature extractor comes from: found and checked before torch is imported.
 
 `inception-v3-compat`  torch-fidelity's Inception, the only one whose Frechet distance is called FID
+`clip-*`, `vgg16`      torch-fidelity's others, see `published_weights.py`; their distance is an FD
 `digits`               a small classifier of scikit-learn's digits that ships with this package
 `pt2:PATH`             any `torch.export` program, uint8 (N, C, H, W) -> float (N, D)
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from uvit_dia.config.checks import extractor_label
 from uvit_dia.config.schema import EvalConfig
 from uvit_dia.evaluation.exported_programs import check_program
+from uvit_dia.evaluation.published_weights import PUBLISHED, PublishedWeights
 from uvit_dia.system.errors import InputError, nearest
-from uvit_dia.system.files import download, sha256_file, user_path
+from uvit_dia.system.files import download, sha256_file
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -50,6 +51,11 @@ class ExtractorSource:
     def is_inception(self) -> bool:
         """Whether numbers from it may be called FID, KID and Inception score."""
         return self.name == INCEPTION
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is one of torch-fidelity's, which take images of three channels."""
+        return self.is_inception or self.name in PUBLISHED
 
     @property
     def frechet_name(self) -> str:
@@ -93,23 +99,15 @@ def find_extractor(
     """Find the file of an extractor and check it, before anything costly starts.
 
     Args:
-        name: "inception-v3-compat", "digits" or "pt2:PATH".
-        weights: path of the Inception weights; "" for torch-fidelity's own place.
-        allow_download: whether missing Inception weights are downloaded to that place.
+        name: "inception-v3-compat", one of `PUBLISHED`, "digits" or "pt2:PATH".
+        weights: path of the published weights; "" for torch-fidelity's own place.
+        allow_download: whether missing published weights are downloaded to that place.
 
     Raises:
         InputError: if the name is unknown, or the file is missing or not the one it should be.
     """
-    if name == INCEPTION:
-        path = Path(weights) if weights else default_inception_path()
-        if not path.is_file() and allow_download and not weights:
-            download(INCEPTION_URL, path, INCEPTION_SHA256, show_progress=True)
-        if not path.is_file():
-            raise InputError(
-                f"--weights: no Inception weights at {path}; get {INCEPTION_URL} "
-                f"(SHA-256 {INCEPTION_SHA256[:8]}...) or give --download_weights"
-            )
-        return _checked(name, path, INCEPTION_SHA256)
+    if name == INCEPTION or name in PUBLISHED:
+        return _find_published(name, weights, allow_download=allow_download)
     if weights:
         raise InputError(f"--weights goes with --extractor {INCEPTION}, got --extractor {name}")
     if name == DIGITS:
@@ -120,18 +118,28 @@ def find_extractor(
             raise InputError(f"--extractor: no file {path}")
         check_program(path)
         return ExtractorSource(name, path, _sha256(path))
-    hint = nearest(name, (INCEPTION, DIGITS))
+    names = (INCEPTION, *PUBLISHED, DIGITS)
     raise InputError(
-        f"--extractor {name!r}: unknown; allowed is {INCEPTION}, {DIGITS} or {PROGRAM}PATH{hint}"
+        f"--extractor {name!r:.60}: unknown; allowed is {INCEPTION}, {DIGITS}, vgg16, "
+        f"clip-vit-b-32 and torch-fidelity's other CLIPs, or {PROGRAM}PATH"
+        f"{nearest(name, names)}"
     )
 
 
-def default_inception_path() -> Path:
-    """Return where torch-fidelity keeps its Inception weights: torch.hub's checkpoint folder."""
-    chosen = os.environ.get("TORCH_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = user_path(chosen, "TORCH_HOME") if chosen else user_path(cache, "--weights") / "torch"
-    return home / "hub" / "checkpoints" / INCEPTION_FILE
+def _find_published(name: str, weights: str, *, allow_download: bool) -> ExtractorSource:
+    """Find weights that others publish, and check them; see `find_extractor`."""
+    inception = PublishedWeights(INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL, "2048")
+    published = PUBLISHED.get(name, inception)
+    path = Path(weights) if weights else published.path
+    if not path.is_file() and allow_download and not weights:
+        download(published.url, path, published.sha256, show_progress=True)
+    if not path.is_file():
+        what = "Inception" if name == INCEPTION else name
+        raise InputError(
+            f"--weights: no {what} weights at {path}; get {published.url} "
+            f"(SHA-256 {published.sha256[:8]}...) or give --download_weights"
+        )
+    return _checked(name, path, published.sha256)
 
 
 def _checked(name: str, path: Path, expected: str) -> ExtractorSource:

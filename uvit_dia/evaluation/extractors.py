@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from uvit_dia.evaluation.exported_programs import load_program
 from uvit_dia.evaluation.extractor_files import DIGITS, ExtractorSource
+from uvit_dia.evaluation.published_weights import PUBLISHED
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.memory import is_out_of_memory
 
@@ -30,8 +31,12 @@ class Extractor:
         self.source = source
         self.device = torch.device(device)
         self.logits_layer = "logits_unbiased" if source.is_inception else None
-        self.feature_layer = "2048" if source.is_inception else "features"
-        registered = source.name if source.is_inception else _register_program(source)
+        published = PUBLISHED.get(source.name)
+        own_layer = "2048" if source.is_inception else "features"
+        self.feature_layer = published.layer if published else own_layer
+        registered = source.name if source.is_published else _register_program(source)
+        if published and source.path.suffix == ".pth":
+            _refuse_all_but_tensors(source.path)
         self._network = create_feature_extractor(
             registered,
             self.layers,
@@ -51,14 +56,15 @@ class Extractor:
         """Return the features of images by layer, each (B, D) float32 on the CPU.
 
         Args:
-            images: (B, C, H, W) uint8; for Inception grey ones are repeated to RGB.
+            images: (B, C, H, W) uint8; for torch-fidelity's extractors grey ones are repeated to
+                RGB.
 
         Raises:
             TypeError: if the images are not uint8.
         """
         if images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8, got {images.dtype}")
-        if self.source.is_inception and images.shape[1] == 1:
+        if self.source.is_published and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         try:
             features = self._network(images.to(self.device))
@@ -76,6 +82,15 @@ class Extractor:
             name: value.float().cpu()
             for name, value in self._network.convert_features_tuple_to_dict(features).items()
         }
+
+
+def _refuse_all_but_tensors(path: Path) -> None:
+    """Refuse what torch-fidelity would unpickle without limits, though its hash is right."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many types for other files
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"--weights: {path} is no file of tensors: {reason}") from error
 
 
 def _register_program(source: ExtractorSource) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.cache import Cache, Features
 from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.progress import progress_bar
 
 SECONDS_WITHOUT_BAR = 5.0
 
@@ -78,7 +78,7 @@ def reference_features(
     key = f"{fingerprint}/{extractor.source.sha256}/{batch_size}/{extractor.device.type}"
 
     def compute() -> Features:
-        batches = tqdm(
+        batches = progress_bar(
             image_set.images.split(batch_size),
             desc=f"features of {len(image_set)} real images",
             unit="batch",

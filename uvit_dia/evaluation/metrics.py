@@ -4,12 +4,14 @@ Numbers go by their names only with the Inception extractor: FID, KID and Incept
 other they are a Frechet distance (fd) and a kernel distance (kd), beside the extractor's hash.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from uvit_dia.evaluation.cache import Features
 from uvit_dia.evaluation.extractors import Extractor
+from uvit_dia.evaluation.statistics import Statistics
 from uvit_dia.system.errors import InputError
 
 KID_SUBSETS = 100
@@ -30,40 +32,49 @@ def check_num_images(num_images: int, names: Iterable[str]) -> None:
         raise InputError(f"--num_images {num_images}: these metrics need at least {needed}")
 
 
-def frechet_distance(features: Tensor, reference: Tensor) -> float:
+def statistics_of(features: Tensor | Statistics) -> dict[str, Any]:
+    """Return mean and covariance of features, (N, D), in the form of torch-fidelity."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+
+    if isinstance(features, Statistics):
+        return {"mu": features.mu, "sigma": features.sigma}
+    return fid_features_to_statistics(features)
+
+
+def frechet_distance(features: Tensor, reference: Tensor | Statistics) -> float:
     """Return the Frechet distance of two sets of features as torch-fidelity computes it.
 
     |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) (Heusel et al. 2017, Eq. 6).
 
     Args:
         features: (N, D) float32.
-        reference: (M, D) float32.
+        reference: (M, D) float32, or their mean and covariance.
 
     Raises:
         InputError: if a set has fewer than 2 images.
     """
-    from torch_fidelity.metric_fid import (
-        KEY_METRIC_FID,
-        fid_features_to_statistics,
-        fid_statistics_to_metric,
-    )
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-    if min(len(features), len(reference)) < 2:
+    few = len(reference) < 2 and not isinstance(reference, Statistics)
+    if len(features) < 2 or few:
         raise InputError(
             f"a Frechet distance needs at least 2 images, got {len(features)} and {len(reference)}"
         )
-    statistics = [fid_features_to_statistics(f) for f in (features, reference)]
+    statistics = [statistics_of(f) for f in (features, reference)]
     return fid_statistics_to_metric(*statistics, False)[KEY_METRIC_FID]
 
 
 def compute_metrics(
-    features: Features, real: Features, extractor: Extractor, names: Iterable[str]
+    features: Features,
+    real: Mapping[str, Tensor | Statistics],
+    extractor: Extractor,
+    names: Iterable[str],
 ) -> dict[str, float | None]:
     """Compute the named metrics of sampled against real features.
 
     Args:
         features: of the sampled images.
-        real: of the real ones.
+        real: of the real ones, or their mean and covariance, which "fid" and "isc" do with.
         extractor: which extractor both come from.
         names: any of "fid", "kid", "isc", "prc"; "isc" means nothing without Inception, and is
             left out there.
@@ -76,17 +87,20 @@ def compute_metrics(
     layer, logits = extractor.feature_layer, extractor.logits_layer
     is_inception = extractor.source.is_inception
     values: dict[str, float | None] = {}
+    reference = real[layer]
     for name in names:
         if name == "fid":
-            distance = frechet_distance(features[layer], real[layer])
+            distance = frechet_distance(features[layer], reference)
             values["fid" if is_inception else "fd"] = distance
+        elif name == "isc":
+            values.update({} if logits is None else _inception_score(features[logits]))
+        elif isinstance(reference, Statistics):
+            raise InputError(f"{name} needs the images of the reference, not their statistics")
         elif name == "kid":
             kernel = "kid" if is_inception else "kd"
-            values.update(_kernel_distance(features[layer], real[layer], kernel))
-        elif name == "isc" and logits is not None:
-            values.update(_inception_score(features[logits]))
+            values.update(_kernel_distance(features[layer], reference, kernel))
         elif name == "prc":
-            values.update(_precision_and_recall(features[layer], real[layer]))
+            values.update(_precision_and_recall(features[layer], reference))
     return values
 
 

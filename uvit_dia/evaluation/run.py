@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
 from uvit_dia.evaluation.held_out_loss import make_held_out_loss
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
+from uvit_dia.evaluation.real_images import RealImages
 from uvit_dia.runs.folder import versions
 from uvit_dia.runs.trained_model import TrainedModel, load_run
 from uvit_dia.sampling.probe import sampler_notes
@@ -62,7 +64,6 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         NonFiniteImagesError: if the sampler ends in values that are not finite; nothing is appended
             for that seed.
     """
-    # -- what is measured, and against what
     accelerator = make_accelerator()
     trained = load_run(
         sampling.checkpoint,
@@ -70,6 +71,34 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         device=accelerator.device,
         data_path=arguments.data_path,
     )
+    for evaluation, record in evaluations(trained, sampling, arguments, accelerator):
+        line = json.dumps(record, allow_nan=False)
+        print(line, flush=True)
+        if trained.run is not None:
+            append_line(Path(trained.run) / "eval.jsonl", line)
+        if evaluation.value is not None:
+            print(evaluation.in_words(), file=sys.stderr)
+    accelerator.wait_for_everyone()
+
+
+def evaluations(
+    trained: TrainedModel,
+    sampling: SamplingArguments,
+    arguments: EvaluationArguments,
+    accelerator: Accelerator,
+    *,
+    show_progress: bool = True,
+) -> Iterator[tuple[Evaluation, dict[str, object]]]:
+    """Sample and measure, one seed after the other.
+
+    Yields:
+        On the main process what was measured, and its whole record; on the others nothing.
+
+    Raises:
+        InputError: see `evaluate_to_json`.
+        NonFiniteImagesError: see there.
+    """
+    # -- what is measured, and against what
     config = trained.config
     settings = sampler_settings(sampling, config)
     num_images = sampling.num_images or config.eval.num_images
@@ -80,11 +109,12 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         source,
         device=accelerator.device,
         warn=warn,
-        show_progress=accelerator.is_main_process,
+        show_progress=show_progress and accelerator.is_main_process,
     )
     _check_enough(evaluator, num_images, arguments, accelerator)
     with failing_together(InputError):
         if accelerator.is_main_process:
+            assert isinstance(evaluator.real, RealImages)  # a run has its training images
             trained.check_images(evaluator.real.images, allow_other_data=arguments.allow_other_data)
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
@@ -107,8 +137,8 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
         with advice_on_batch_size(batch_size):
             evaluation = evaluator.measure(sampler, num_images, accelerator)
         if evaluation is not None:
-            _report(replace(evaluation, values={**evaluation.values, **extra}), trained)
-    accelerator.wait_for_everyone()
+            evaluation = replace(evaluation, values={**evaluation.values, **extra})
+            yield evaluation, {**evaluation.record(), **_origin(trained)}
 
 
 def _find_extractor(
@@ -143,12 +173,10 @@ def _check_enough(
         warn(f"{num_images} images: compare only with numbers from as many, and look at the floor")
 
 
-def _report(evaluation: Evaluation, trained: TrainedModel) -> None:
-    """Print a result as a JSON line, append it to the run's `eval.jsonl`, say it on stderr."""
-    origin = {"weights": trained.weights, "weights_sha256": trained.sha256, "step": trained.step}
-    line = json.dumps({**evaluation.record(), **origin, "versions": versions()}, allow_nan=False)
-    print(line, flush=True)
-    if trained.run is not None:
-        append_line(Path(trained.run) / "eval.jsonl", line)
-    if evaluation.value is not None:
-        print(evaluation.in_words(), file=sys.stderr)
+def _origin(trained: TrainedModel) -> dict[str, object]:
+    return {
+        "weights": trained.weights,
+        "weights_sha256": trained.sha256,
+        "step": trained.step,
+        "versions": versions(),
+    }

@@ -22,6 +22,7 @@ from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.notices import warn
 from uvit_dia.system.processes import failing_together, main_process_first
+from uvit_dia.system.progress import progress_bar
 
 
 def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
@@ -116,7 +117,7 @@ def _sample_to_folder(
 
 
 def _bar(num_images: int, accelerator: Accelerator, done: int = 0) -> tqdm:
-    return tqdm(
+    return progress_bar(
         total=num_images,
         initial=done,
         unit="image",

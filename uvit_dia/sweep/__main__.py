@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from uvit_dia import cli
 from uvit_dia.config.flag import config_file, define_config_flag, load_config, overridden_keys
+from uvit_dia.config.places import SWEEPS
 from uvit_dia.sweep import cell_command
 from uvit_dia.sweep.cells import SCRIPTS, pasteable
 from uvit_dia.sweep.config import Sweep, make_sweep
@@ -43,12 +44,12 @@ MORE_ON_A_PLAN = "(--commands shows the command lines of each run)"
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
-def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
+def main(argv: list[str], *, scripts: Path | None = SCRIPTS) -> None:
     """Run the command; see the module's docstring.
 
     Args:
         argv: the command line, program name first.
-        scripts: the folder of train.py and eval_fid.py.
+        scripts: the folder of train.py and eval_fid.py; None for the package's own commands.
     """
     if argv[1:2] == ["cell"]:
         cell_command.main(argv)
@@ -65,11 +66,6 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
         raise InputError(f"--cluster {cluster!r}: allowed is {' or '.join(CLUSTERS)}")
     if max_parallel is not None and max_parallel < 1:
         raise InputError(f"--max_parallel {max_parallel}: allowed is 1 or more")
-    for script in ("train.py", "eval_fid.py"):
-        if not (scripts / script).is_file():
-            raise InputError(
-                f"there is no {scripts / script}; sweeps run from a clone of the project"
-            )
     config, path = _read_config(values)
     sweep = make_sweep(config, path, scripts)
     make_plan(sweep, workdir)  # refuses a folder of another sweep
@@ -84,10 +80,8 @@ def main(argv: list[str], *, scripts: Path = SCRIPTS) -> None:
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
-    if str(SCRIPTS) not in sys.path:
-        sys.path.append(str(SCRIPTS))  # the project's configs import one another
     values = cli.new_flags()
-    define_config_flag(values, sweep_rule_of, group=None)
+    define_config_flag(values, sweep_rule_of, group=None, folder=SWEEPS)
     flags.DEFINE_string("workdir", "", "Folder of the sweep.", flag_values=values)
     flags.DEFINE_string("cluster", "local", "Where cells run: local or slurm.", flag_values=values)
     flags.DEFINE_integer(

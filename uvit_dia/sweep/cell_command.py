@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from uvit_dia import cli
+from uvit_dia.config.places import CONFIGS
 from uvit_dia.sweep.cell_work import CellWork
 from uvit_dia.sweep.cells import SCRIPTS, Launch
 from uvit_dia.sweep.launch import CellsFailed, ending
@@ -36,7 +37,10 @@ def main(argv: list[str]) -> None:
         "base", None, "Base config, which is code (default: as in sweep.json).", flag_values=values
     )
     flags.DEFINE_string(
-        "scripts", str(SCRIPTS), "Folder of train.py and eval_fid.py.", flag_values=values
+        "scripts",
+        str(SCRIPTS or ""),
+        "Folder of train.py and eval_fid.py (default: those of this project).",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "launched",
@@ -50,7 +54,8 @@ def main(argv: list[str]) -> None:
         raise InputError("a sweep's folder and the name of a cell: sweep cell DIR NAME")
     plan = read_plan(Path(words[0]))
     cell = plan.cell(words[1])
-    launch = _launch(plan, values["base"].value, Path(values["scripts"].value or SCRIPTS))
+    scripts = values["scripts"].value
+    launch = _launch(plan, values["base"].value, Path(scripts) if scripts else SCRIPTS)
     work = CellWork(plan, cell, launch, is_launched=bool(values["launched"].value))
     state, told = work.run(STOP_SIGNALS)
     if state in ERRORS:
@@ -58,7 +63,7 @@ def main(argv: list[str]) -> None:
     print(ending(cell.name, told))
 
 
-def _launch(plan: SweepPlan, base: str | None, scripts: Path) -> Launch:
+def _launch(plan: SweepPlan, base: str | None, scripts: Path | None) -> Launch:
     """Return how the commands of a cell are started.
 
     Raises:
@@ -68,8 +73,8 @@ def _launch(plan: SweepPlan, base: str | None, scripts: Path) -> Launch:
     if base is None:
         base = config.base
         file = Path(base.partition(":")[0])
-        file = file if file.is_file() else SCRIPTS / file
-        if not file.resolve().is_relative_to(SCRIPTS / "configs") or not file.is_file():
+        file = file if file.is_file() else CONFIGS.parent / file
+        if not file.resolve().is_relative_to(CONFIGS) or not file.is_file():
             raise InputError(
                 f"{plan.folder / 'sweep.json'}: base = {base!r:.100} is no config of this project; if you trust "
                 "its code, give it as --base"

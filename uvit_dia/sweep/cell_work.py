@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 
+from uvit_dia.config.places import PROGRAM, SCRIPTS
 from uvit_dia.sweep.cell_files import CellFiles, final_weights, read_cell_files
 from uvit_dia.sweep.cells import Cell, Launch
 from uvit_dia.sweep.choice import evaluations_of, has_result
@@ -134,7 +135,7 @@ class CellWork:
             code, last_line = self._run("train", command)
             if not self._is_trained():
                 self._refuse_diverged(code, last_line)
-                self._raise_reason("train.py", code, last_line)
+                self._raise_reason("train", code, last_line)
 
     def _is_trained(self) -> bool:
         return self._files().is_trained and self._weights() is not None
@@ -165,9 +166,9 @@ class CellWork:
             )
             lines = evaluations_of(self._plan, self._files(), weights)
             if code == EXIT_DIVERGED:
-                raise _Diverged(last_line.removeprefix("eval_fid.py: "))
+                raise _Diverged(_without_name(last_line, "eval"))
             if code != 0 or not lines.keys() >= set(wanted):
-                self._raise_reason("eval_fid.py", code, last_line)
+                self._raise_reason("eval", code, last_line)
         return _evaluation_facts(weights, [lines[seed] for seed in wanted])
 
     # ---------------------------------------------------------------- both
@@ -179,16 +180,22 @@ class CellWork:
         finally:
             self._seconds[f"{name}_seconds"] += time.monotonic() - started
 
-    def _raise_reason(self, script: str, code: int, last_line: str) -> None:
-        """Raise why a command did not do what it was started for."""
+    def _raise_reason(self, name: str, code: int, last_line: str) -> None:
+        """Raise why "train" or "eval" did not do what it was started for."""
+        script = SCRIPTS[name]
         if self._commands.stop_reason is not None:
             raise Stopped(self._commands.stop_reason)
         if code < 0:
             raise _Failed(f"{script} was ended by {signal_name(-code)}", is_worth_retrying=True)
-        reason = f"{script}, exit code {code}: {last_line.removeprefix(f'{script}: ')}"
+        reason = f"{script}, exit code {code}: {_without_name(last_line, name)}"
         if code == EXIT_STOPPED_EARLY:  # by somebody else, with its state saved
             raise Stopped(reason)
         raise _Failed(reason, is_worth_retrying=code not in (0, EXIT_BAD_INPUT))
+
+
+def _without_name(line: str, name: str) -> str:
+    """Return the last line of a command without the command's name at its start."""
+    return line.removeprefix(f"{SCRIPTS[name]}: ").removeprefix(f"{PROGRAM} {name}: ")
 
 
 def _evaluation_facts(weights: str, lines: Sequence[Record]) -> Record:

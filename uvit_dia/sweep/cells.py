@@ -6,10 +6,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from uvit_dia.config import places
+from uvit_dia.config.places import CLONE, PACKAGE
 from uvit_dia.sweep.schema import Evaluation
 
 CELLS_FOLDER = "cells"
-SCRIPTS = Path(__file__).resolve().parents[2]  # where train.py and eval_fid.py lie
+SCRIPTS = CLONE  # where train.py and eval_fid.py lie; None in an installed package
 
 
 @dataclass(frozen=True)
@@ -20,26 +22,29 @@ class Launch:
         base: path of the base config.
         num_processes: processes that train a cell together.
         threads: CPU threads of each of them; part of what the sweep is, since they change the last bits.
-        scripts: the folder of train.py and eval_fid.py.
+        scripts: the folder of train.py and eval_fid.py; None for the package's own commands.
     """
 
     base: str
     num_processes: int
     threads: int
-    scripts: Path = SCRIPTS
+    scripts: Path | None = SCRIPTS
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that a cell needs to give its numbers."""
         return {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
 
-    def command(self, script: str) -> list[str]:
-        """Return how a script is started, without its flags; as short as it can be pasted here."""
-        path = self.scripts / script
-        shown = script if path.parent == Path.cwd() else str(path)
+    def command(self, name: str) -> list[str]:
+        """Return how "train" or "eval" is started, without flags; as short as it can be pasted here."""
+        if self.scripts is None:
+            started = ["-m", PACKAGE.name, name]
+        else:
+            path = self.scripts / places.SCRIPTS[name]
+            started = [path.name if path.parent == Path.cwd() else str(path)]
         if self.num_processes == 1:
-            return [sys.executable, shown]
+            return [sys.executable, *started]
         processes = ["--standalone", "--nproc_per_node", str(self.num_processes)]
-        return [sys.executable, "-m", "torch.distributed.run", *processes, shown]
+        return [sys.executable, "-m", "torch.distributed.run", *processes, *started]
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Cell:
     def train_command(self, launch: Launch, workdir: Path) -> list[str]:
         """Return the command line that trains the run, or goes on with it."""
         flags = ["--workdir", str(self.folder(workdir)), *self.config_flags(launch.base)]
-        return [*launch.command("train.py"), *flags]
+        return [*launch.command("train"), *flags]
 
     def eval_command(
         self,
@@ -115,7 +120,7 @@ class Cell:
         if evaluation.weights:
             given["weights"] = evaluation.weights
         flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        return [*launch.command("eval_fid.py"), *flags]
+        return [*launch.command("eval"), *flags]
 
 
 def flag_text(value: object) -> str:
@@ -138,5 +143,5 @@ def _is_below_here(path: str) -> bool:
 
 def import_path() -> dict[str, str]:
     """Return the environment variable that lets processes import this package, wherever they are started."""
-    paths = [str(SCRIPTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}

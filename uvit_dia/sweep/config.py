@@ -9,12 +9,12 @@ from uvit_dia import cli
 from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.files import config_hash, flat_values, to_plain
 from uvit_dia.config.flag import define_config_flag, read_config
+from uvit_dia.config.places import CONFIGS, config_path
 from uvit_dia.config.schema import Config
 from uvit_dia.sweep.cells import Cell, Launch, flag_text
 from uvit_dia.sweep.grid import expand
 from uvit_dia.sweep.schema import SweepConfig, make_sweep_config
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import expand_home
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Sweep:
         return seconds + config.seconds_per_cell
 
 
-def make_sweep(config: ConfigDict, path: Path, scripts: Path) -> Sweep:
+def make_sweep(config: ConfigDict, path: Path, scripts: Path | None) -> Sweep:
     """Check a sweep config and expand it.
 
     Args:
         config: the sweep config.
         path: its file.
-        scripts: the folder of train.py and eval_fid.py.
+        scripts: the folder of train.py and eval_fid.py; None for the package's own commands.
 
     Raises:
         InputError: naming what is wrong; nothing was written or started.
@@ -68,7 +68,7 @@ def make_sweep(config: ConfigDict, path: Path, scripts: Path) -> Sweep:
 
 
 def find_base(base: str, path: Path) -> str:
-    """Return the path of the base config: as it stands, or from the project that the sweep config lies in.
+    """Return the path of the base config: as it stands, from the project that the sweep config lies in, or from ours.
 
     Args:
         base: as the sweep config gives it; what follows a colon is an argument of `get_config`.
@@ -77,10 +77,10 @@ def find_base(base: str, path: Path) -> str:
     Raises:
         InputError: if there is no such file.
     """
-    file, colon, argument = expand_home(base, "base").partition(":")
+    file, colon, argument = config_path(base, flag="base").partition(":")
     folder = path.resolve().parent
     projects = folder.parents[1:2]
-    for candidate in (Path(file), *(project / file for project in projects)):
+    for candidate in (Path(file), *(place / file for place in (*projects, CONFIGS.parent))):
         if candidate.is_file():
             return f"{candidate}{colon}{argument}"
     raise InputError(f"base = {base!r}: no such file, neither from here nor from the project")

@@ -29,14 +29,19 @@ NO_TEMPORARY = "No usable temporary directory"  # Python's words, in a FileNotFo
 NO_THREAD = "can't start new thread"  # Python's words, in a plain RuntimeError
 
 
-def run_command(main: Callable[[list[str]], None]) -> None:
+def run_command(main: Callable[[list[str]], None], *, name: str = "") -> None:
     """Run a command's main function and exit.
 
     One line on stderr and its exit code for every foreseen error.
 
     Of several processes, wrong input is told once a machine; another failure by each process that
     meets it.
+
+    Args:
+        main: takes the command line.
+        name: what the command is called; "" for the name of the script that was started.
     """
+    name = name or _script_name()
     prepare_streams()
     try:
         _check_current_folder()
@@ -45,17 +50,18 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         message = clip(error, len(str(error)))
         with told_once_a_machine(message) as tells:
             if tells:
-                _print_line(message)
+                _print_line(message, name)
         sys.exit(error.exit_code)
     except CommandError as error:
-        _exit_with_line(str(error), error.exit_code)
+        _exit_with_line(str(error), error.exit_code, name)
     except KeyboardInterrupt:
-        _exit_with_line("interrupted; the same command goes on where it can", EXIT_STOPPED_EARLY)
+        line = "interrupted; the same command goes on where it can"
+        _exit_with_line(line, EXIT_STOPPED_EARLY, name)
     except Exception as error:
         foreseen = _foreseen(error)
         if foreseen is None:
             raise
-        _exit_with_line(*foreseen)
+        _exit_with_line(*foreseen, name)
     sys.exit(EXIT_OK)
 
 
@@ -87,18 +93,18 @@ def _foreseen(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def _exit_with_line(message: str, code: int) -> None:
-    _print_line(message)
+def _exit_with_line(message: str, code: int, name: str) -> None:
+    _print_line(message, name)
     sys.exit(code)
 
 
-def _print_line(message: str) -> None:
+def _print_line(message: str, name: str) -> None:
     rank = launch.rank()
     place = f" [rank {rank}]" if rank else ""
-    line = shorten_paths(f"{_command_name()}{place}: {clip(message, len(message))}")
+    line = shorten_paths(f"{name}{place}: {clip(message, len(message))}")
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _command_name() -> str:
+def _script_name() -> str:
     script = Path(sys.argv[0])  # of python -m uvit_dia.sweep: .../uvit_dia/sweep/__main__.py
     return f"{script.parent.name}.py" if script.stem == "__main__" else script.name

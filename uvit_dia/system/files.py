@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from uvit_dia.system.errors import InputError, StorageError
 from uvit_dia.system.mounts import again_if_stale, fsync_path, replace
+from uvit_dia.system.progress import progress_bar
 
 
 def expand_home(text: str, origin: str) -> str:
@@ -141,8 +142,6 @@ def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
     Raises:
         InputError: if it cannot be had, or is not what the hash says; nothing is kept then.
     """
-    from tqdm import tqdm
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -152,7 +151,7 @@ def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
         # S310, B310: the addresses are constants of this package, https all of them
         with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:  # noqa: S310  # nosec B310
             total = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(
+            with progress_bar(
                 total=total, unit="B", unit_scale=True, desc=target.name, disable=not show_progress
             ) as bar:
                 while block := response.read(2**20):

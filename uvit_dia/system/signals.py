@@ -26,11 +26,28 @@ SAME_REQUEST_SECONDS = 1.0
 LONG_STEP_SECONDS = 1.0  # from which on a request is acknowledged, since its answer takes a while
 
 
+_is_of_caller = False
+
+
 class StoppedAtOnce(KeyboardInterrupt):
     """A stop signal came where nothing would be lost.
 
     The message is its name. Raised by `StopRequest.at_once`.
     """
+
+
+@contextmanager
+def in_process_of_caller() -> Iterator[None]:
+    """Let a second stop signal raise KeyboardInterrupt within this context, not end the process.
+
+    The process is that of a notebook, say, in which a training is a call among others.
+    """
+    global _is_of_caller  # noqa: PLW0603  (handlers of signals belong to the process too)
+    before, _is_of_caller = _is_of_caller, True
+    try:
+        yield
+    finally:
+        _is_of_caller = before
 
 
 class StopRequest:
@@ -96,6 +113,8 @@ class StopRequest:
         if self.signal_name is not None:
             # a launcher and its scheduler may both pass the same request on
             if now - self._received >= SAME_REQUEST_SECONDS and number != HANGUP:
+                if _is_of_caller:
+                    raise KeyboardInterrupt("second signal: left without saving")
                 _say("second signal: leaving without saving")
                 os._exit(EXIT_STOPPED_EARLY)
             return

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_dia.runs.folder import RunFolder
+from uvit_dia.system.progress import in_notebook, progress_bar
 from uvit_dia.training.stability import count_spikes
 
 
@@ -45,7 +46,7 @@ class TrainLog:
         self._since = time.monotonic()
         self._steps_since = 0
         is_shown = show_progress and accelerator.is_main_process
-        self._has_bar = is_shown and sys.stderr.isatty()
+        self._has_bar = is_shown and (sys.stderr.isatty() or in_notebook())
         # Into a file a bar would write thousands of lines: there each log line is printed instead.
         self._prints_lines = is_shown and not self._has_bar
         self._num_steps = num_steps
@@ -142,7 +143,7 @@ class TrainLog:
 
     def start_at(self, step: int) -> None:
         """Begin to measure time and progress at a step."""
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=self._num_steps,
             initial=step,
             unit="step",

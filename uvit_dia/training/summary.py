@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from uvit_dia.config.places import shown_command
 from uvit_dia.system.execution import Execution
 
 
@@ -64,6 +65,6 @@ def _next_commands(workdir: Path) -> str:
     grid = shlex.quote(str(workdir / "grid.png"))
     return (
         "next:\n"
-        f"  python sample.py --checkpoint {folder} --output {grid}\n"
-        f"  python eval_fid.py --checkpoint {folder}"
+        f"  {shown_command('sample')} --checkpoint {folder} --output {grid}\n"
+        f"  {shown_command('eval')} --checkpoint {folder}"
     )

@@ -1,0 +1,39 @@
+"""Sample images from a trained run.
+
+    python sample.py --checkpoint RUN --num_images 64 --sampler dpmpp_2m --num_steps 20 --seed 0
+        --output grid.png
+
+--checkpoint takes a run (its newest checkpoint) or a step folder. --output NAME.png writes one
+grid, NAME.npz all images as one array (N, H, W, C), and any other name a folder of PNGs. Run an
+interrupted command again, or one with more images: it samples the PNGs that are missing. Image i
+depends on weights, sampler settings, seed and i alone.
+"""
+
+from uvit_dia import cli
+from uvit_dia.runs.find import check_checkpoint, check_output
+from uvit_dia.sampling.outputs import KINDS, output_kind
+from uvit_dia.system.files import user_path
+from uvit_dia.system.notices import told_if_slow
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see the module's docstring."""
+    from absl import flags
+
+    values = cli.new_flags()
+    cli.define_sampling_flags(values, num_images=64)
+    flags.DEFINE_string(
+        "output", "grid.png", "A .png (grid), an .npz, or a folder for PNGs.", flag_values=values
+    )
+    cli.parse_flags(values, argv, __doc__)
+    arguments = cli.sampling_arguments(values)
+
+    output = user_path(str(values["output"].value), "--output")
+    check_checkpoint(arguments.checkpoint)
+    output_kind(output)  # refuses what is not written
+    check_output(output, tuple(KINDS))
+
+    with told_if_slow("importing torch and its companions"):
+        from uvit_dia.sampling.run import sample_to_files
+
+    sample_to_files(arguments, output)
