@@ -16,6 +16,7 @@ arXiv:2210.16101); `channel.py` and `spatial.py` hold the units without state.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple, TypedDict
 
 import torch
@@ -138,7 +139,7 @@ class AttentionUnit(nn.Module, ABC):
         Returns:
             The gated y, (B, L, D) in y's dtype; the attention map, (B, D) float32; the new state.
         """
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device.type):
             gate, attention_map, state = self.full_gate(y, state, block_index, grid)
             return y * gate.to(y.dtype), attention_map, state
 
@@ -177,6 +178,13 @@ class AttentionUnit(nn.Module, ABC):
         """Apply `gate_init`, after the general initialisation of the weights."""
         if self.gate.gate_init == "identity":
             self.zero_map()
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Return a context without autocast; where there is none, entering it costs nothing."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def check_divides(option: str, number: int, channels: int) -> None:

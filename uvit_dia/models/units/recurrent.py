@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from uvit_dia.models.layers import linear_float32
-from uvit_dia.models.units.protocol import AttentionUnit, UnitOptions, UnitState
+from uvit_dia.models.units.protocol import (
+    AttentionUnit,
+    UnitOptions,
+    UnitState,
+    without_autocast,
+)
 from uvit_dia.models.units.recurrent_cells import UPPER_DROPOUT, RecurrentCell
 from uvit_dia.rng import hash_uniform
 
@@ -68,7 +73,7 @@ class RecurrentUnit(AttentionUnit):
         if self.first_state is None:
             h, c = self.cell.initial_state(y.shape[0], y.device)
             return UnitState(h, c, seeds)
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device.type):
             time = y[:, self.num_extra_tokens - 1].float()  # B D
             both = linear_float32(self.first_state, time)  # B 2*cells*D
         h, c = both.unflatten(1, (2, self.cell.num_cells, -1)).permute(1, 2, 0, 3)

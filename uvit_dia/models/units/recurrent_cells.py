@@ -112,7 +112,8 @@ class RecurrentCell(nn.Module, ABC):
         Returns:
             The top h, (B, N) float32, which is the attention map; and the new state.
         """
-        h_before, c_before = state
+        is_single = self.num_cells == 1  # then h and c are views, whose gradients are no copies
+        h_before, c_before = ((p.squeeze(0),) if is_single else p.unbind(0) for p in state)
         out = ACTIVATIONS[self.activation]
         hs, cs = [], []
         x = s
@@ -129,7 +130,7 @@ class RecurrentCell(nn.Module, ABC):
             x = torch.sigmoid(o) * out(c)
             hs.append(x)
             cs.append(c)
-        return x, (torch.stack(hs), torch.stack(cs))
+        return x, (x[None], c[None]) if is_single else (torch.stack(hs), torch.stack(cs))
 
     def _drop(self, h: Tensor, mask: Tensor | None) -> Tensor:
         if not self.training:
