@@ -3,17 +3,19 @@
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.runs import (
+    ROOT,
     checkpoint_hashes,
     step_folder,
     tiny_config,
     tiny_trainer,
-    train,
 )
 
 pytestmark = [
@@ -116,20 +118,21 @@ def test_the_host_waits_for_the_device_at_log_steps_only(
     assert set(range(12)) <= set(seen)
 
 
-def test_commands_run_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import eval_fid
-    import sample
-
-    done = train(tmp_path / "run", {**CHANGES, "train.sample_every_steps": 12})
-    assert done.exit_code == 0, done.stderr
-    env = json.loads((tmp_path / "run" / "env.json").read_text())
-    assert env["device"].startswith("cuda")
-    folder = tmp_path / "images"
-    sample.main(
-        ["sample.py", f"--checkpoint={tmp_path / 'run'}", "--num_images=8", f"--output={folder}"]
-    )
-    assert len(list(folder.glob("*.png"))) == 8
-    capsys.readouterr()
-    flags = ["--num_images=64", "--num_steps=4", "--allow_few_images"]
-    eval_fid.main(["eval_fid.py", f"--checkpoint={tmp_path / 'run'}", *flags])
-    assert json.loads(capsys.readouterr().out)["fd"] > 0
+def test_commands_run_there(tmp_path: Path) -> None:
+    """In fresh processes: a fork of one that has used the device cannot use it."""
+    run, images = tmp_path / "run", tmp_path / "images"
+    arguments = train_arguments(run, {**CHANGES, "train.sample_every_steps": 12})
+    small = ["--num_images=64", "--num_steps=4", "--allow_few_images"]
+    commands = [
+        ["train.py", *arguments],
+        ["sample.py", f"--checkpoint={run}", "--num_images=8", f"--output={images}"],
+        ["eval_fid.py", f"--checkpoint={run}", *small],
+    ]
+    for script, *flags in commands:
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *flags], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert json.loads((run / "env.json").read_text())["device"].startswith("cuda")
+    assert len(list(images.glob("*.png"))) == 8
+    assert json.loads(done.stdout)["fd"] > 0
