@@ -16,6 +16,7 @@ from tests.support.runs import (
     step_folder,
     tiny_config,
     tiny_trainer,
+    train_arguments,
 )
 
 pytestmark = [
