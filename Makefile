@@ -10,7 +10,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 LOWEST := $(VENV)-lowest
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures lint format clean
 
 # The package with all that its tests and checks need.
 install: $(VENV)/.installed
@@ -98,6 +98,10 @@ audit: install
 	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[audit]'
 	$(BIN)/bandit --quiet --recursive --severity-level medium uvit_dia configs train.py sample.py eval_fid.py
 	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+# Tables and figures of results/README.md again, from the stored CSV files; nothing is trained.
+figures: install
+	PYTHONPATH=. $(BIN)/python results/tables.py
 
 lint: install
 	$(BIN)/ruff check .
