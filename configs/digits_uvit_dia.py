@@ -10,8 +10,8 @@ tried, 1e-3 learnt too slowly and 4e-3 too coarsely. The unit starts as the iden
 faster than the paper's gate (`--config.model.attention_options.gate_init=paper`). The network does
 not end in a convolution (`conv`): with one image channel it would be a single 3x3 filter that all
 output passes, and from some initial weights it stays deaf to some spatial frequencies. That was so
-for one seed of three in results/digits, at every batch size and in every variant. For cost and
-result see the README.
+for one seed of three in results/appendix/digits_batch_size, at every batch size and in every
+variant. For cost and result see the README.
 """
 
 from ml_collections import ConfigDict

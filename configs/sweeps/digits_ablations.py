@@ -4,7 +4,7 @@
     python -m uvit_dia.report runs/digits_ablations
 
 36 runs; each variant changes one option of the paper's unit. They took 19 min 19 s on 2 cores of a server (AMD EPYC, no
-GPU); results/digits_ablations has what came out.
+GPU); results/appendix/digits_ablations has what came out.
 """
 
 from ml_collections import ConfigDict
