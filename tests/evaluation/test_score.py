@@ -468,12 +468,17 @@ def test_wrong_paths_are_refused_before_torch_is_imported(tmp_path: Path) -> Non
     write_zip(tmp_path / "up.zip", {"../a.png": b"x"})
     saved_statistics(tmp_path / "nan.npz", mu=np.full(5, np.nan))
     (tmp_path / "wrong.pth").write_bytes(b"x")
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step_00000004").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
     scores = ["--images=images.npz", "--reference=digits_uvit_dia"]
     cases = [
         ["eval", "--checkpoint=nowhere"],
         ["eval", "--checkpoint=images.npz"],
         ["sample", "--checkpoint=nowhere"],
-        ["sample", "--checkpoint=nowhere", "--output=x.jpg"],
+        ["sample", "--checkpoint=run", "--output=x.jpg"],
+        ["sample", "--checkpoint=run", "--output=no/grid.png"],
+        ["sample", "--checkpoint=run", "--output=images.npz/folder"],
         ["eval", *scores, "--extractor=inceptoin"],
         ["eval", *scores, "--extractor=pt2:nowhere"],
         ["eval", *scores, "--extractor=inception-v3-compat", "--weights=wrong.pth"],

@@ -85,7 +85,7 @@ class SampleDistance:
     @property
     def images(self) -> ImageSet:
         """The run's training images."""
-        return self._evaluator.real.images
+        return self._evaluator.training_images
 
     def measure(self, seed: int) -> float:
         """Sample with the model as it is now; return its distance to the training images."""
