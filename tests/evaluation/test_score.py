@@ -128,6 +128,10 @@ def test_numbers_are_those_of_the_checkpoint_path(
         assert found["reference_sha256"] == wanted["reference_sha256"]
         assert found["images_sha256"]
         assert "nfe" not in found and "sampler" not in found
+    again = scored("--images=images.npz", "--reference=run", "--batch_size=16")
+    assert again["value"] == wanted["value"]
+    with pytest.raises(InputError, match="is a run; --checkpoint run samples from it"):
+        scored("--images=run", "--reference=digits_uvit_dia")
 
 
 def test_numbers_are_those_of_torch_fidelity(

@@ -10,8 +10,8 @@ the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH; vgg16,
 torch-fidelity's other CLIPs.
 
 --images measures images that exist, without any model; a folder or an archive of images, or an .npz
-with one array (N, H, W, C). --reference takes the same, a config (its training images), or
-statistics: an .npz with mu and sigma. --save_stats FILE.npz writes those of the reference.
+with one array (N, H, W, C). --reference takes the same, a config or a run (its training images),
+or statistics: an .npz with mu and sigma. --save_stats FILE.npz writes those of the reference.
 """
 
 from absl import flags
