@@ -10,6 +10,7 @@ from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.evaluation import Evaluation
 from uvit_dia.evaluation.evaluator import make_evaluator
 from uvit_dia.evaluation.extractor_files import choose_extractor
+from uvit_dia.evaluation.real_images import RealImages
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
@@ -85,7 +86,8 @@ class SampleDistance:
     @property
     def images(self) -> ImageSet:
         """The run's training images."""
-        return self._evaluator.training_images
+        assert isinstance(self._evaluator.real, RealImages)  # a run has its training images
+        return self._evaluator.real.images
 
     def measure(self, seed: int) -> float:
         """Sample with the model as it is now; return its distance to the training images."""
