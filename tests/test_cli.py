@@ -554,6 +554,6 @@ def test_configs_that_import_one_another_are_run_from_anywhere(
     (empty_folder / "configs" / "digits_uvit_dia.py").write_text(
         "def get_config(): raise OSError(9)"
     )
-    monkeypatch.syspath_prepend(str(empty_folder))
+    monkeypatch.setattr(sys, "path", [str(empty_folder), *sys.path])
     assert config_of("--config", "cifar10_uvit").model.attention == "none"
     assert "cannot use mine.py" in refusal("train", "--config=mine.py")

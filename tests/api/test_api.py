@@ -6,8 +6,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,31 @@ def test_wrong_sources_are_refused(run: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"has a config of its own"):
         uvit_dia.load(run, config="digits_uvit_dia")
+
+
+@pytest.mark.parametrize("source", ["someone/a-model", "weights.pth", "exported"])
+def test_what_is_no_run_is_opened_by_the_export(
+    source: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Hub id, a file, an exported folder, whose config.json is a network's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").mkdir()
+    for name in ("config.json", "model_index.json"):
+        (tmp_path / "exported" / name).write_text("{}")
+    calls = []
+
+    def open_source(source: str, config: object = None) -> object:
+        calls.append((source, config))
+        return uvit_dia.load(run).trained
+
+    for name in ("uvit_dia.export", "uvit_dia.export.sources"):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.open_source = open_source  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    model = uvit_dia.load(source, config="digits_uvit_dia")
+    assert calls == [(source, read_any_config("digits_uvit_dia"))]
+    assert model.trained.sha256 == uvit_dia.load(run).trained.sha256
 
 
 def test_names_at_the_top_are_found_late() -> None:

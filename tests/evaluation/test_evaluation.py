@@ -557,7 +557,7 @@ def test_wrong_output_is_refused_before_any_sampling(
     [
         (["--num_images", "1"], "--num_images 1: these metrics need at least 4"),
         (["--num_images", "3", "--allow_few_images"], "--num_images 3"),
-        (["--extractor", "vgg16"], "--extractor 'vgg16': unknown"),
+        (["--extractor", "vgg19"], "--extractor 'vgg19': unknown"),
         (["--extractor", "pt2:features.pt2"], "no file features.pt2"),
         (["--extractor", "pt2:run/config.json"], "no readable torch.export program"),
         (["--extractor", "digits", "--weights", "w.pth"], "--weights goes with"),

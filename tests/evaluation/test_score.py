@@ -128,6 +128,10 @@ def test_numbers_are_those_of_the_checkpoint_path(
         assert found["reference_sha256"] == wanted["reference_sha256"]
         assert found["images_sha256"]
         assert "nfe" not in found and "sampler" not in found
+    again = scored("--images=images.npz", "--reference=run", "--batch_size=16")
+    assert again["value"] == wanted["value"]
+    with pytest.raises(InputError, match="is a run; --checkpoint run samples from it"):
+        scored("--images=run", "--reference=digits_uvit_dia")
 
 
 def test_numbers_are_those_of_torch_fidelity(
@@ -313,8 +317,8 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "link.zip": (link_zip, "'link.png', a link"),
     "locked.zip": (encrypted_zip, "which is encrypted"),
     "twice.zip": (doubled_zip, "holds 2 files called 'a.png'"),
-    "bomb.zip": (bomb, "would unpack to 268435457"),
-    "bomb.npz": (bomb, "would unpack to 268435457"),
+    "bomb.zip": (bomb, "would unpack to 1048577"),
+    "bomb.npz": (bomb, "would unpack to 1048577"),
     "empty.npz": (lambda p: write_zip(p, {}), "empty.npz is empty"),
     "text.npz": (lambda p: p.write_text("x"), "is no readable zip archive"),
     "stray.npz": (lambda p: write_zip(p, {"a.png": b"x"}), "'a.png', which is no array"),
@@ -360,6 +364,7 @@ def test_bad_files_are_refused(
     name: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(archives, "FREE_BYTES", 2**20)  # a small bomb is quick to make
     make, said = BAD_FILES[name]
     make(tmp_path / name)
     other = "--reference=digits_uvit_dia" if flag == "--images" else "--save_stats=x.npz"
@@ -468,12 +473,17 @@ def test_wrong_paths_are_refused_before_torch_is_imported(tmp_path: Path) -> Non
     write_zip(tmp_path / "up.zip", {"../a.png": b"x"})
     saved_statistics(tmp_path / "nan.npz", mu=np.full(5, np.nan))
     (tmp_path / "wrong.pth").write_bytes(b"x")
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step_00000004").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
     scores = ["--images=images.npz", "--reference=digits_uvit_dia"]
     cases = [
         ["eval", "--checkpoint=nowhere"],
         ["eval", "--checkpoint=images.npz"],
         ["sample", "--checkpoint=nowhere"],
-        ["sample", "--checkpoint=nowhere", "--output=x.jpg"],
+        ["sample", "--checkpoint=run", "--output=x.jpg"],
+        ["sample", "--checkpoint=run", "--output=no/grid.png"],
+        ["sample", "--checkpoint=run", "--output=images.npz/folder"],
         ["eval", *scores, "--extractor=inceptoin"],
         ["eval", *scores, "--extractor=pt2:nowhere"],
         ["eval", *scores, "--extractor=inception-v3-compat", "--weights=wrong.pth"],

@@ -16,7 +16,7 @@ from tests.support.sweeps import ROOT, SWEEP, sweep, write_sweep
 from tests.support.synthetic_sweeps import evaluation, write_lines
 from uvit_dia.config.files import flatten
 from uvit_dia.sweep.__main__ import main
-from uvit_dia.sweep.cells import SCRIPTS, Cell, flag_text
+from uvit_dia.sweep.cells import SCRIPTS, Cell, Launch, flag_text
 from uvit_dia.sweep.config import Sweep, make_sweep, read_run_config
 from uvit_dia.sweep.folder import (
     CELL_LOCK,
@@ -344,3 +344,12 @@ def test_dry_run_shows_cost_and_writes_nothing(
 )
 def test_times_have_the_unit_that_suits_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_without_a_clone_cells_start_the_commands_of_the_package(num_processes: int) -> None:
+    launch = Launch("base.py", num_processes, 1, None)
+    program = ["-m", "uvit_dia", "eval"]
+    processes = ["--standalone", "--nproc_per_node", "2"]
+    torchrun = ["-m", "torch.distributed.run", *processes] if num_processes == 2 else []
+    assert launch.command("eval") == [sys.executable, *torchrun, *program]

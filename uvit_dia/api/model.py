@@ -13,6 +13,7 @@ from PIL import Image
 
 from uvit_dia.api.configs import AnyConfig, read_any_config
 from uvit_dia.cli import SamplingArguments, check_sampling
+from uvit_dia.evaluation.extractor_files import extractor_at_home
 from uvit_dia.evaluation.run import EvaluationArguments, evaluations
 from uvit_dia.runs.find import check_checkpoint, is_step_folder
 from uvit_dia.runs.trained_model import TrainedModel, load_run
@@ -21,7 +22,7 @@ from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import user_path
+from uvit_dia.system.files import expand_home, user_path
 from uvit_dia.system.progress import in_notebook, progress_bar
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -123,8 +124,8 @@ class LoadedModel:
             NonFiniteImagesError: if the sampler ends in values that are not finite.
         """
         arguments = EvaluationArguments(
-            extractor=extractor,
-            weights=weights,
+            extractor=extractor_at_home(extractor),
+            weights=weights and expand_home(weights, "weights"),
             download_weights=download_weights,
             source=None,
             allow_few_images=allow_few_images,

@@ -10,8 +10,8 @@ the numbers depend on. Extractors: inception-v3-compat, digits, pt2:PATH; vgg16,
 torch-fidelity's other CLIPs.
 
 --images measures images that exist, without any model; a folder or an archive of images, or an .npz
-with one array (N, H, W, C). --reference takes the same, a config (its training images), or
-statistics: an .npz with mu and sigma. --save_stats FILE.npz writes those of the reference.
+with one array (N, H, W, C). --reference takes the same, a config or a run (its training images),
+or statistics: an .npz with mu and sigma. --save_stats FILE.npz writes those of the reference.
 """
 
 from absl import flags
@@ -19,6 +19,7 @@ from absl.flags import FlagValues
 
 from uvit_dia import cli
 from uvit_dia.evaluation.early_checks import early_score_source, early_source
+from uvit_dia.evaluation.extractor_files import extractor_at_home
 from uvit_dia.evaluation.image_inputs import check_save, find_images, find_reference
 from uvit_dia.runs.find import check_checkpoint
 from uvit_dia.system.errors import InputError
@@ -111,9 +112,7 @@ def _score(values: FlagValues) -> None:
 def _extractor(values: FlagValues) -> tuple[str | None, str | None]:
     """Return extractor and weights as they were asked for, in paths from the home folder."""
     extractor, weights = values["extractor"].value, values["weights"].value
-    if extractor is not None and extractor.startswith("pt2:"):
-        extractor = "pt2:" + expand_home(extractor.removeprefix("pt2:"), "--extractor")
-    return extractor, None if weights is None else expand_home(weights, "--weights")
+    return extractor_at_home(extractor), weights and expand_home(weights, "--weights")
 
 
 def _define_flags(values: FlagValues) -> None:

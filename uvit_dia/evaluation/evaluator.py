@@ -84,6 +84,12 @@ class Evaluator:
         """The name of the Frechet distance in results; None where it is not asked for."""
         return self.extractor.source.frechet_name if FRECHET in self._names else None
 
+    @property
+    def training_images(self) -> ImageSet:
+        """The training images of the run that this evaluator is of."""
+        assert isinstance(self.real, RealImages)
+        return self.real.images
+
     @cached_property
     def num_features(self) -> int:
         """How many features an image has; an extractor that does not take such images is refused.

@@ -14,7 +14,7 @@ from uvit_dia.config.schema import EvalConfig
 from uvit_dia.evaluation.exported_programs import check_program
 from uvit_dia.evaluation.published_weights import PUBLISHED, PublishedWeights
 from uvit_dia.system.errors import InputError, nearest
-from uvit_dia.system.files import download, sha256_file
+from uvit_dia.system.files import download, expand_home, sha256_file
 
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -66,6 +66,13 @@ class ExtractorSource:
     def title(self) -> str:
         """What pictures and sentences call its Frechet distance."""
         return "FID" if self.is_inception else f"FD ({self.label})"
+
+
+def extractor_at_home(name: str | None) -> str | None:
+    """Return an extractor as a user names it, with the home folder for a `~` in a program's path."""
+    if name is None or not name.startswith(PROGRAM):
+        return name
+    return PROGRAM + expand_home(name.removeprefix(PROGRAM), "--extractor")
 
 
 def choose_extractor(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvit_dia.config.checks import make_config
-from uvit_dia.config.files import run_config_file
+from uvit_dia.config.files import read_config_json, run_config_file
 from uvit_dia.config.flag import told_in_one_line
 from uvit_dia.config.places import config_path
 from uvit_dia.config.schema import Config
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 IMAGES, REFERENCE, SAVE = "--images", "--reference", "--save_stats"
 _ALLOWED = {
     IMAGES: "a folder of images, an .npz or a .zip",
-    REFERENCE: "a folder of images, an .npz, a .zip, statistics, or a config",
+    REFERENCE: "a folder of images, an .npz, a .zip, statistics, a config, or a run",
 }
 
 
@@ -57,6 +57,8 @@ def find_images(text: str) -> ImageInput:
         InputError: if there are no images, or they may not be read.
     """
     path = user_path(text, IMAGES)
+    if _is_run(path):
+        raise InputError(f"{IMAGES}: {path} is a run; --checkpoint {path} samples from it")
     found = _find_files(path, IMAGES)
     if found is None:
         raise InputError(f"{IMAGES}: {path} is none of {_ALLOWED[IMAGES]}")
@@ -79,6 +81,11 @@ def find_reference(text: str) -> ImageInput:
         check_paths(config.data)
         return ImageInput(REFERENCE, Path(file), config=config)
     path = user_path(text, REFERENCE)
+    if _is_run(path):  # data, not code
+        config = read_config_json(path / "config.json")
+        config = with_paths(config, find_paths(config, path))
+        check_paths(config.data)
+        return ImageInput(REFERENCE, path, config=config)
     found = _find_files(path, REFERENCE)
     if found is None:
         raise InputError(f"{REFERENCE}: {path} is none of {_ALLOWED[REFERENCE]}")
@@ -90,6 +97,10 @@ def _may_be_config(text: str) -> bool:
     is_python = text.partition(":")[0].endswith(".py")
     is_name = text.partition(":")[0].replace("-", "_").isidentifier()
     return is_python or (is_name and not user_path(text, REFERENCE).exists())
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
 def _find_files(path: Path, flag: str) -> ImageInput | None:

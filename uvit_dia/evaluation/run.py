@@ -15,7 +15,6 @@ from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extractor
 from uvit_dia.evaluation.held_out_loss import make_held_out_loss
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
-from uvit_dia.evaluation.real_images import RealImages
 from uvit_dia.runs.folder import versions
 from uvit_dia.runs.trained_model import TrainedModel, load_run
 from uvit_dia.sampling.probe import sampler_notes
@@ -114,8 +113,8 @@ def evaluations(
     _check_enough(evaluator, num_images, arguments, accelerator)
     with failing_together(InputError):
         if accelerator.is_main_process:
-            assert isinstance(evaluator.real, RealImages)  # a run has its training images
-            trained.check_images(evaluator.real.images, allow_other_data=arguments.allow_other_data)
+            real = evaluator.training_images
+            trained.check_images(real, allow_other_data=arguments.allow_other_data)
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
     # -- what does not depend on the seed of the samples
