@@ -12,7 +12,6 @@ from uvit_dia.rng import (
     integer_rows,
     normal_rows,
     permutation,
-    position_generator,
     position_seed,
 )
 
@@ -54,11 +53,11 @@ def test_no_rows_are_an_empty_tensor(draw: Draw, position: int) -> None:
 def test_a_rank_draws_only_the_chunks_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
-    def spy(seed: int, purpose: str, index: int, device: str) -> torch.Generator:
+    def spy(seed: int, purpose: str, index: int) -> int:
         drawn.append(index)
-        return position_generator(seed, purpose, index, device)
+        return position_seed(seed, purpose, index)
 
-    monkeypatch.setattr("uvit_dia.rng.position_generator", spy)
+    monkeypatch.setattr("uvit_dia.rng.position_seed", spy)
     integer_rows(0, "timesteps", 2, range(10, 17), 1024, 1000)
     chunks_per_batch = 1024 // CHUNK_IMAGES
     assert drawn == [2 * chunks_per_batch + 1, 2 * chunks_per_batch + 2]

@@ -10,21 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from tests.support.networks import SMALL, make_uvit, randomise
 from uvit_dia.models import UViT
 from uvit_dia.models.block import Block
-from uvit_dia.models.layers import (
-    MAX_TOKENS_OF_PRODUCTS,
-    Attention,
-    PatchEmbed,
-    attend,
-    timestep_embedding,
-    unpatchify,
-)
+from uvit_dia.models.layers import Attention, PatchEmbed, timestep_embedding, unpatchify
 from uvit_dia.models.units.gate import GATE_INITS
 from uvit_dia.models.units.protocol import UnitState
 from uvit_dia.models.units.recurrent import RecurrentUnit
@@ -184,21 +176,6 @@ def test_attention_agrees_with_its_formula() -> None:
         heads.append(weights @ v[..., part])
     expected = layer.proj(torch.cat(heads, dim=-1).float())
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("length", [1, 17, MAX_TOKENS_OF_PRODUCTS, MAX_TOKENS_OF_PRODUCTS + 1])
-def test_attention_is_the_same_by_either_kernel(length: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    packed = torch.randn(2, length, 3 * 3 * 4, generator=generator, requires_grad=True)
-    q, k, v = packed.unflatten(2, (3, 3, 4)).permute(2, 0, 3, 1, 4)  # not contiguous, as in use
-    weight = torch.randn(2, 3, length, 4, generator=generator)
-    found, expected = attend(q, k, v), F.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    gradients = [
-        torch.autograd.grad((out * weight).sum(), packed, retain_graph=True)
-        for out in (found, expected)
-    ]
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_prediction_of_an_image_depends_on_itself_alone() -> None:

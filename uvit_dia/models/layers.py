@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-MAX_TOKENS_OF_PRODUCTS = 128  # up to which attention on a CPU is plain products
 INITIAL_STD = 0.02  # of Linear weights and positions, in the U-ViT authors' code
 
 
@@ -72,29 +71,6 @@ def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.float(), bias)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(K)) v, with the kernel that is fast for the shape.
-
-    torch's fused kernel for CPUs pays from about 128 tokens on; for the 17 of 8x8 digits two
-    batched products are three times as fast.
-
-    Args:
-        q: (B, H, L, K).
-        k: (B, H, L, K).
-        v: (B, H, L, K).
-
-    Returns:
-        (B, H, L, K).
-    """
-    B, H, length, width = q.shape
-    if q.device.type != "cpu" or length > MAX_TOKENS_OF_PRODUCTS:
-        return F.scaled_dot_product_attention(q, k, v)
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # B*H L K
-    empty = q.new_empty(1, 1, 1)  # which beta = 0 leaves out
-    scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=width**-0.5)  # B*H L L
-    return torch.bmm(scores.softmax(dim=-1), v).view(B, H, length, width)
-
-
 class PatchEmbed(nn.Module):
     """Cut an image into patches and project each to an embedding (ViT, Eq. 1)."""
 
@@ -121,7 +97,7 @@ class Attention(nn.Module):
         q, k, v = rearrange(
             self.qkv(x), "B L (three H K) -> three B H L K", three=3, H=self.num_heads
         )
-        x = attend(q, k, v)  # B H L K
+        x = F.scaled_dot_product_attention(q, k, v)  # B H L K
         return self.proj(rearrange(x, "B H L K -> B L (H K)"))
 
 

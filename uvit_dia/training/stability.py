@@ -1,9 +1,11 @@
 """Measures of how steadily a run trains: spikes, and the gradient noise scale."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -86,6 +88,21 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 def squared_norm(tensors: list[Tensor]) -> Tensor:
     """Return the squared 2-norm of all tensors together, ()."""
     return torch.stack([whole(norm) for norm in torch._foreach_norm(tensors)]).square().sum()
+
+
+def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> Tensor:
+    """Scale the gradients down to a norm; return the norm before, (), of all processes' weights.
+
+    Args:
+        accelerator: of the run.
+        model: the prepared network, whose gradients are there.
+        max_norm: 0 leaves the gradients as they are, without a pass over them that writes.
+    """
+    parameters = list(model.parameters())
+    if max_norm or accelerator.is_fsdp2:
+        limit = max_norm or math.inf
+        return whole(accelerator.clip_grad_norm_(parameters, limit))
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def whole(tensor: Tensor) -> Tensor:

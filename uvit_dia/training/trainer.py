@@ -5,7 +5,6 @@ EMA -> step + 1. Everything random in it is a function of (seed, step) for the g
 by rank (`rng.py`).
 """
 
-import math
 import time
 from contextlib import nullcontext
 
@@ -29,7 +28,7 @@ from uvit_dia.training.networks import Networks
 from uvit_dia.training.noised_batch import NoisedBatch, draw_batch, rows_of_rank
 from uvit_dia.training.optimizer import learning_rate_at
 from uvit_dia.training.run_state import RunState
-from uvit_dia.training.stability import whole
+from uvit_dia.training.stability import clip_gradients
 from uvit_dia.training.tasks import PeriodicTask, run_task
 
 # How often processes on accelerators look whether one of them was asked to stop.
@@ -95,8 +94,7 @@ class Trainer:
         loss = self._backward(batch)
 
         # -- clip, and look for what is not finite
-        max_norm = config.optimizer.max_grad_norm or math.inf
-        grad_norm = whole(self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm))
+        grad_norm = clip_gradients(self.accelerator, self.model, config.optimizer.max_grad_norm)
         loss, stops = self._agree(loss, stop_requested)
         self.guard.watch(loss, grad_norm, self.step)
         if not self.guard.skips_updates:
