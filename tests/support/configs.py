@@ -50,7 +50,7 @@ def changed(changes: dict[str, object] | None = None) -> dict[str, Any]:
         *groups, leaf = key.split(".")
         group = reduce(dict.__getitem__, groups, tree)
         if value is ...:
-            del group[leaf]
+            group.pop(leaf, None)
         else:
             group[leaf] = value
     return tree
