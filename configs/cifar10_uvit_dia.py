@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
             "resize": False,
             "background": "white",
             "skip_unreadable": False,
+            "held_out_images": 0,
             "random_flip": True,
             "on_device": True,
         }
@@ -103,6 +104,7 @@ def get_config() -> ConfigDict:
             "keep_checkpoints": 2,
             "sample_every_steps": 10_000,
             "eval_every_steps": 0,
+            "held_out_every_steps": 0,
             "tracker": "tensorboard",
         }
     )

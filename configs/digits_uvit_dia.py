@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
             "resize": False,
             "background": "white",
             "skip_unreadable": False,
+            "held_out_images": 0,
             "random_flip": False,
             "on_device": True,
         }
@@ -106,6 +107,7 @@ def get_config() -> ConfigDict:
             "keep_checkpoints": 2,
             "sample_every_steps": 1000,
             "eval_every_steps": 0,
+            "held_out_every_steps": 0,
             "tracker": "tensorboard",
         }
     )

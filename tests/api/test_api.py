@@ -28,7 +28,12 @@ from uvit_dia.system.signals import STOP_SIGNALS
 from uvit_dia.training import trainer
 from uvit_dia.training.log import TrainLog
 
-CHANGES: dict[str, object] = {"sample.num_steps": 4, "sample.batch_size": 16, "eval.num_images": 64}
+CHANGES: dict[str, object] = {
+    "optimizer.learning_rate": 0.05,  # so that a few steps part the weights from their average
+    "sample.num_steps": 4,
+    "sample.batch_size": 16,
+    "eval.num_images": 64,
+}
 SETTINGS = [
     {"seed": 3},
     {"sampler": "ddpm", "num_steps": 5, "variance_type": "fixed_small"},

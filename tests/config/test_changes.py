@@ -26,6 +26,7 @@ ALLOWED = {
     "train.keep_checkpoints",
     "train.sample_every_steps",
     "train.eval_every_steps",
+    "train.held_out_every_steps",
     "train.tracker",
     "data.path",
     "data.on_device",

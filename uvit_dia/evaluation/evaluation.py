@@ -1,10 +1,15 @@
-"""What an evaluation takes and gives: images by index, and a record in JSON's types."""
+"""What an evaluation takes and gives: images by index, what they are compared with, and a record."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+from uvit_dia.evaluation.cache import Numbers
+from uvit_dia.evaluation.features import Reference
+from uvit_dia.evaluation.floor import Floor
+from uvit_dia.evaluation.real_statistics import ReferenceStatistics
 
 
 class Images(Protocol):
@@ -23,6 +28,23 @@ class Images(Protocol):
 
     def facts(self) -> dict[str, object]:
         """Return what the images depend on, as JSON's types."""
+
+
+class Real(Protocol):
+    """What images are measured against: real images (`RealImages`), or their statistics."""
+
+    @property
+    def reference(self) -> Reference | ReferenceStatistics:
+        """Features of all of them, or mean and covariance of the features."""
+
+    def floor(self, num_images: int) -> Floor:
+        """Return what as many other real images have."""
+
+    def smaller_floor(self, num_images: int) -> Floor | None:
+        """Return the floor at the largest N below num_images that has one."""
+
+    def gaussian_mark(self, num_images: int) -> Numbers:
+        """Return what a Gaussian in pixels has."""
 
 
 @dataclass(frozen=True)

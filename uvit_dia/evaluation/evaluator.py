@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,39 +18,21 @@ from torch import Tensor
 from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_test_images, load_training_images
-from uvit_dia.evaluation.cache import Cache, Features, Numbers, Warn
-from uvit_dia.evaluation.evaluation import Evaluation, Images
+from uvit_dia.evaluation.cache import Cache, Features, Warn
+from uvit_dia.evaluation.evaluation import Evaluation, Images, Real
 from uvit_dia.evaluation.extractor_files import ExtractorSource
 from uvit_dia.evaluation.extractors import Extractor
-from uvit_dia.evaluation.features import Reference, extract
+from uvit_dia.evaluation.features import extract
 from uvit_dia.evaluation.floor import Floor
 from uvit_dia.evaluation.gather import gather_features
 from uvit_dia.evaluation.metrics import check_num_images, compute_metrics, frechet_distance
 from uvit_dia.evaluation.real_images import RealImages
-from uvit_dia.evaluation.real_statistics import ReferenceStatistics
 from uvit_dia.sampling.sampler import share_of_rank
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.processes import failing_together
 from uvit_dia.system.progress import progress_bar
 
 FRECHET = "fid"  # the metric that floor and mark belong to, under its name in a config
-
-
-class Real(Protocol):
-    """What images are measured against: real images (`RealImages`), or their statistics."""
-
-    @property
-    def reference(self) -> Reference | ReferenceStatistics:
-        """Features of all of them, or mean and covariance of the features."""
-
-    def floor(self, num_images: int) -> Floor:
-        """Return what as many other real images have."""
-
-    def smaller_floor(self, num_images: int) -> Floor | None:
-        """Return the floor at the largest N below num_images that has one."""
-
-    def gaussian_mark(self, num_images: int) -> Numbers:
-        """Return what a Gaussian in pixels has."""
 
 
 class Evaluator:

@@ -13,7 +13,8 @@ from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_test_images, load_training_images
 from uvit_dia.evaluation.cache import Cache
-from uvit_dia.evaluation.evaluator import Evaluator, Real
+from uvit_dia.evaluation.evaluation import Real
+from uvit_dia.evaluation.evaluator import Evaluator
 from uvit_dia.evaluation.existing_images import (
     RGB,
     ExistingImages,
