@@ -10,7 +10,7 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from tests.support.configs import diffusion_config
-from uvit_dia.config.schema import BETA_SCHEDULES, PREDICTION_TYPES, DiffusionConfig
+from uvit_dia.config.network import BETA_SCHEDULES, PREDICTION_TYPES, DiffusionConfig
 from uvit_dia.diffusion import (
     Diffusion,
     alphas_cumprod_of,

@@ -23,6 +23,7 @@ from uvit_dia.system.files import expand_home, user_path
 from uvit_dia.system.messages import clip
 
 _RUNS_OWN = " (default: the run's config)"
+_LABELS_OWN = " (default: all for samples, as often as in the training set for an evaluation)"
 
 
 def new_flags() -> flags.FlagValues:
@@ -111,6 +112,10 @@ class SamplingArguments:
         eta: share of fresh noise in ddim, from 0 to 1.
         variance_type: of ddpm.
         clip_sample: whether ddpm and ddim clip their estimate of x_0.
+        class_labels: of a conditional network's images: a class, several with commas, or "all", in
+            turn; by name or number.
+        guidance_scale: of classifier-free guidance.
+        guidance_interval: lowest and highest timestep with guidance, such as "100,800".
     """
 
     checkpoint: Path
@@ -123,6 +128,9 @@ class SamplingArguments:
     eta: float | None = None
     variance_type: str | None = None
     clip_sample: bool | None = None
+    class_labels: str | int | Sequence[int | str] | None = None
+    guidance_scale: float | None = None
+    guidance_interval: str | Sequence[int] | None = None
 
 
 def define_sampling_flags(values: flags.FlagValues, *, num_images: int | None = None) -> None:
@@ -147,6 +155,14 @@ def define_sampling_flags(values: flags.FlagValues, *, num_images: int | None = 
         flags.DEFINE_string(name, None, _sampler_help(name), flag_values=values)
     flags.DEFINE_float("eta", None, _sampler_help("eta"), flag_values=values)
     flags.DEFINE_bool("clip_sample", None, _sampler_help("clip_sample"), flag_values=values)
+    flags.DEFINE_float("guidance_scale", None, _sampler_help("guidance_scale"), flag_values=values)
+    texts = {
+        "guidance_interval": f"Lowest and highest timestep with guidance, as LOW,HIGH{_RUNS_OWN}",
+        "class_labels": "Classes of a conditional network's images, in turn: names or numbers with "
+        f"commas, or all{_LABELS_OWN}",
+    }
+    for name, meaning in texts.items():
+        flags.DEFINE_string(name, None, meaning, flag_values=values)
 
 
 def _sampler_help(name: str) -> str:
@@ -186,8 +202,26 @@ def check_sampling(arguments: SamplingArguments) -> SamplingArguments:
         value = getattr(arguments, name)
         if value is not None and (type(value) is not int or not low <= value < 2**31):
             raise InputError(f"--{name} {value}: allowed is {low} to {2**31 - 1}")
-    for name in ("eta", "variance_type", "clip_sample"):
+    for name in ("eta", "variance_type", "clip_sample", "guidance_scale"):
         value, rule = getattr(arguments, name), rule_of(f"sample.{name}")
         if value is not None and not rule.fits(value):
             raise InputError(f"--{name} {shown(value, str)}: allowed is {rule.allowed}")
+    if arguments.guidance_interval is not None:
+        parse_interval(arguments.guidance_interval)
     return arguments
+
+
+def parse_interval(value: str | Sequence[int]) -> tuple[int, int]:
+    """Read the lowest and the highest timestep with guidance.
+
+    Raises:
+        InputError: if it is not two timesteps, the lower one first.
+    """
+    items = value.split(",") if isinstance(value, str) else list(value)
+    try:
+        low, high = (int(item) for item in items)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--guidance_interval {shown(value, str)}: allowed is LOW,HIGH") from error
+    if not 0 <= low <= high:
+        raise InputError(f"--guidance_interval {low},{high}: allowed is 0 <= LOW <= HIGH")
+    return low, high

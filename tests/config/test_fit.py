@@ -47,7 +47,18 @@ from uvit_dia.config.rules import parse_blocks
             ("train.gradient_checkpointing = True", "'srm'", "allowed is False"),
         ),
         ({"model.attention_options.blocks": "0,5"}, ("block 5", "depth = 4", "0 to 4")),
-        ({"model.num_classes": 10}, ("model.num_classes = 10", "-1")),
+        ({"model.num_classes": 9}, ("model.num_classes = 9", "digits has 10 classes")),
+        ({"model.num_classes": 11}, ("model.num_classes = 11", "digits has 10 classes")),
+        (
+            {"model.num_classes": 10, "train.label_dropout": 0.1},
+            ("model.num_classes = 10", "10 classes and one label for no class"),
+        ),
+        ({"train.label_dropout": 0.1}, ("train.label_dropout = 0.1", "2 or more", "got -1")),
+        ({"sample.guidance_scale": 2.0}, ("guidance_scale = 2.0", "train.label_dropout above 0")),
+        (
+            {"sample.guidance_low": 9, "sample.guidance_high": 8},
+            ("guidance_low = 9", "guidance_high = 8"),
+        ),
         (
             {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.5},
             ("beta_end = 0.5", "num_train_timesteps = 1000", "lost to float32 from step"),

@@ -32,7 +32,7 @@ class Spy(nn.Module):
         self.x_t: list[Tensor] = []
         self.timesteps: list[Tensor] = []
 
-    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
         self.x_t.append(x_t)
         self.timesteps.append(timesteps)
         return torch.zeros_like(x_t)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from tests.support.configs import diffusion_config
 from tests.support.denoisers import exact_denoiser, gaussian_mean, images_mean, settings_of
+from uvit_dia.config.network import BETA_SCHEDULES, PREDICTION_TYPES
 from uvit_dia.config.schema import (
-    BETA_SCHEDULES,
-    PREDICTION_TYPES,
     SAMPLERS,
     DiffusionConfig,
     SampleConfig,

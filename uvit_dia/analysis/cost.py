@@ -45,12 +45,14 @@ class Inputs:
         timesteps: (B,) int64.
         target: (B, C, H, W) float32.
         dropout_seeds: (B,) int64.
+        class_labels: (B,) int64, for a conditional network; else None.
     """
 
     x_t: torch.Tensor
     timesteps: torch.Tensor
     target: torch.Tensor
     dropout_seeds: torch.Tensor
+    class_labels: torch.Tensor | None = None
 
 
 class Variant:
@@ -70,13 +72,15 @@ class Variant:
     def forward(self) -> None:
         """Predict once, as a sampler does."""
         self.model.eval()
-        self.model(self.inputs.x_t, self.inputs.timesteps)
+        self.model(self.inputs.x_t, self.inputs.timesteps, self.inputs.class_labels)
 
     def step(self) -> None:
         """Train by one step: forward, loss, backward, optimizer."""
         self.model.train()
         inputs = self.inputs
-        prediction = self.model(inputs.x_t, inputs.timesteps, dropout_seeds=inputs.dropout_seeds)
+        prediction = self.model(
+            inputs.x_t, inputs.timesteps, inputs.class_labels, inputs.dropout_seeds
+        )
         (prediction.float() - inputs.target).square().mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -220,11 +224,15 @@ def _make_inputs(config: Config, seed: int, batch_size: int, device: torch.devic
     place = (0, rows, batch_size)
     shape = (config.model.in_chans, config.model.img_size, config.model.img_size)
     total = config.diffusion.num_train_timesteps
+    labels = None
+    if config.is_conditional:
+        labels = integer_rows(seed, "cost labels", *place, config.num_data_classes).to(device)
     return Inputs(
         x_t=normal_rows(seed, "cost x_t", *place, shape).to(device),
         timesteps=integer_rows(seed, "cost timesteps", *place, total).to(device),
         target=normal_rows(seed, "cost target", *place, shape).to(device),
         dropout_seeds=integer_rows(seed, "cost dropout", *place, 2**62).to(device),
+        class_labels=labels,
     )
 
 

@@ -12,6 +12,7 @@ from uvit_dia.evaluation.evaluator import make_evaluator
 from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.evaluation.real_images import RealImages
 from uvit_dia.runs.trained_model import TrainedModel
+from uvit_dia.sampling.guidance import as_in
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_settings
@@ -97,6 +98,7 @@ class SampleDistance:
             replace(self._settings, seed=seed),
             batch_size=self._batch_size,
             device=self._accelerator.device,
+            labels=as_in(self.images, self._trained.config),
         )
         self._last = self._evaluator.measure(sampler, self._num_images, self._accelerator)
         assert self._last is not None and self._last.value is not None  # analyses have one process

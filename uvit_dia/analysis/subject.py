@@ -9,6 +9,7 @@ from torch import Tensor
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.data.images import ImageSet, to_model_range
+from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_training_images
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.rng import normal_rows, permutation
@@ -67,11 +68,19 @@ class Subject:
                 target=self.diffusion.target(x_0, eps, timesteps),
                 timesteps=timesteps,
                 dropout_seeds=torch.zeros_like(timesteps),
+                class_labels=self._labels(chosen[rows.start : rows.stop]),
             )
+
+    def _labels(self, chosen: Tensor) -> Tensor | None:
+        """Return the classes of images, for a network that is told them."""
+        if not self.trained.config.is_conditional:
+            return None
+        assert self.images.labels is not None  # `check_labels` has seen to it
+        return self.images.labels[chosen.to(self.images.labels.device)].to(self.device)
 
     def losses(self, batch: NoisedBatch) -> Tensor:
         """Return the training loss of each image of a batch, (b,) float32."""
-        prediction = self.trained.model(batch.x_t, batch.timesteps)
+        prediction = self.trained.model(batch.x_t, batch.timesteps, batch.class_labels)
         return self.diffusion.loss(prediction, batch.target, batch.timesteps)
 
     def facts(self) -> dict[str, object]:
@@ -133,6 +142,7 @@ def make_subject(
     if levels is not None and not all(0 <= level < total for level in levels):
         raise InputError(f"--timesteps {','.join(map(str, levels))}: allowed is 0 to {total - 1}")
     images = load_training_images(config, show_progress=True)
+    check_labels(images, config)
     trained.check_images(images, allow_other_data=arguments.allow_other_data)
     wanted = num_images or arguments.num_images
     if wanted is not None and wanted > len(images):

@@ -17,6 +17,7 @@ from uvit_dia.evaluation.extractor_files import extractor_at_home
 from uvit_dia.evaluation.run import EvaluationArguments, evaluations
 from uvit_dia.runs.find import check_checkpoint, is_step_folder
 from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.sampling.guidance import chosen_labels
 from uvit_dia.sampling.run import advice_on_batch_size
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.sampling.schedulers import sampler_settings
@@ -53,7 +54,7 @@ class LoadedModel:
         return f"<uvit_dia model {self._source}, step {trained.step}, {trained.weights} weights>"
 
     def sample(
-        self, num_images: int = 1, *, output_type: str = "pil", **settings: int | float | str | bool
+        self, num_images: int = 1, *, output_type: str = "pil", **settings: object
     ) -> Images:
         """Sample images 0 .. num_images - 1 of a seed, the same as `sample.py`.
 
@@ -61,8 +62,9 @@ class LoadedModel:
             num_images: N.
             output_type: "pil" for a list of pictures, "np" for an array (N, H, W, C), "pt" for a
                 tensor (N, C, H, W) on the CPU; both of uint8 in [0, 255].
-            **settings: `seed, sampler, num_steps, eta, variance_type, clip_sample, batch_size`;
-                what is not given is as the run's config says.
+            **settings: `seed, sampler, num_steps, eta, variance_type, clip_sample, batch_size`, and
+                for a conditional network `class_labels` (a class or several, by number or name),
+                `guidance_scale, guidance_interval`; what is not given is as the run's config says.
 
         Raises:
             InputError: for a setting that does not exist or fit.
@@ -82,6 +84,7 @@ class LoadedModel:
             sampler_settings(arguments, self.config),
             batch_size=batch_size,
             device=self.trained.model.device,
+            labels=chosen_labels(arguments.class_labels, self.config, self.trained.class_names),
         )
         images = torch.empty(num_images, *sampler.shape, dtype=torch.uint8)
         bar = progress_bar(
@@ -103,7 +106,7 @@ class LoadedModel:
         allow_few_images: bool = False,
         allow_other_data: bool = False,
         held_out_loss: bool = False,
-        **settings: int | float | str | bool,
+        **settings: object,
     ) -> dict[str, Any]:
         """Measure samples against the training images; return the record that `eval_fid.py` prints.
 

@@ -7,8 +7,9 @@ other. Neither torch nor diffusers is imported, so that a mistake is reported at
 import math
 from collections.abc import Mapping
 
+from uvit_dia.config.attention_checks import check_attention
 from uvit_dia.config.fields import check_tree, make_group, schema_of
-from uvit_dia.config.rules import HELD_OUT_LOSS, parse_blocks
+from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.config.schema import (
     Config,
     DataConfig,
@@ -17,16 +18,10 @@ from uvit_dia.config.schema import (
     ModelConfig,
     TrainConfig,
 )
-from uvit_dia.config.units import (
-    DEFAULT_OPTIONS,
-    facts_of,
-    moves_averages,
-    normalises_over_images,
-    set_without_effect,
-    units_with,
-)
+from uvit_dia.config.units import moves_averages, normalises_over_images
 from uvit_dia.system.errors import InputError
 
+NUM_CLASSES = {"digits": 10, "cifar10": 10}  # of the sets whose classes are known by name
 LOG_SMALLEST_FLOAT32 = math.log(2.0**-126)  # of the numbers with all their digits
 
 
@@ -43,14 +38,41 @@ def make_config(tree: Mapping, origin: str = "config") -> Config:
     check_tree(tree, schema_of(Config), origin)
     config = make_group(Config, tree)
     _check_shape(config.model)
-    _check_attention(config.model)
+    check_attention(config.model)
     _check_schedule(config.diffusion)
     _check_step(config.model, config.train)
     check_images_at_a_time(config, num_processes=1)
     _check_average(config.ema)
     _check_data(config.data)
     _check_held_out(config)
+    _check_classes(config)
     return config
+
+
+def _check_classes(config: Config) -> None:
+    """Check that labels, "no class" and guidance fit the network and, by its name, the data."""
+    num_classes, sample = config.model.num_classes, config.sample
+    if config.train.label_dropout and num_classes < 2:
+        raise InputError(
+            f"train.label_dropout = {config.train.label_dropout} needs model.num_classes of 2 or "
+            f"more, the classes and one label for no class, got {num_classes}"
+        )
+    if sample.guidance_scale != 1 and config.null_class is None:
+        raise InputError(
+            f"sample.guidance_scale = {sample.guidance_scale} needs a network that was trained "
+            "with train.label_dropout above 0"
+        )
+    if sample.guidance_low > sample.guidance_high:
+        raise InputError(
+            f"sample.guidance_low = {sample.guidance_low} is above guidance_high = "
+            f"{sample.guidance_high}"
+        )
+    known = NUM_CLASSES.get(config.data.name)
+    if config.is_conditional and known not in (None, config.num_data_classes):
+        extra = " and one label for no class" if config.null_class is not None else ""
+        raise InputError(
+            f"model.num_classes = {num_classes}: {config.data.name} has {known} classes{extra}"
+        )
 
 
 def _check_held_out(config: Config) -> None:
@@ -83,73 +105,6 @@ def _check_shape(model: ModelConfig) -> None:
         raise InputError(
             f"model.mlp_ratio = {model.mlp_ratio} leaves no hidden unit to an MLP; with "
             f"model.embed_dim = {model.embed_dim} allowed is 1/{model.embed_dim} or more"
-        )
-    if model.num_classes > 0:
-        raise InputError(
-            f"model.num_classes = {model.num_classes}: the trainer is unconditional so far; "
-            "allowed is -1"
-        )
-
-
-def _check_attention(model: ModelConfig) -> None:
-    """Check that the attention unit's options fit the unit and the network's width."""
-    name, options = model.attention, model.attention_options
-    facts = facts_of(name)
-    if facts is not None:
-        for divisor in ("reduction", "groups"):
-            value = getattr(options, divisor)
-            if divisor in facts.options and value and model.embed_dim % value:
-                raise InputError(
-                    f"model.attention_options.{divisor} = {value} does not divide "
-                    f"model.embed_dim = {model.embed_dim}"
-                )
-        if not facts.is_recurrent and (options.activation, options.num_cells) != ("default", 1):
-            raise InputError(
-                "model.attention_options.activation and num_cells belong to "
-                f"{', '.join(units_with('num_cells'))}; for {name!r} allowed are 'default' and 1"
-            )
-        idle = set_without_effect(facts, options.to_dict(with_absent=True))
-        if idle is not None:
-            raise InputError(
-                f"model.attention_options.{idle} belongs to {', '.join(units_with(idle))}; for "
-                f"{name!r} allowed is {DEFAULT_OPTIONS[idle]!r}"
-            )
-    if options.gate_init == "identity" and options.activation == "relu":
-        raise InputError(
-            "model.attention_options.gate_init = 'identity' needs activation sigmoid or tanh"
-        )
-    _check_gate(model)
-    blocks = parse_blocks(options.blocks)
-    if blocks != "all" and max(blocks) > model.depth:
-        raise InputError(
-            f"model.attention_options.blocks names block {max(blocks)}; "
-            f"depth = {model.depth} has blocks 0 to {model.depth}"
-        )
-
-
-def _check_gate(model: ModelConfig) -> None:
-    """Check that there is a gate of this form and start, and that it can leave its start."""
-    name, options = model.attention, model.attention_options
-    form, facts = options.gate_form, facts_of(name)
-    if form != "h" and options.gate_init != "paper":
-        raise InputError(
-            f"model.attention_options.gate_form = {form!r} goes with gate_init = 'paper' alone, "
-            f"not {options.gate_init!r}"
-        )
-    if facts is None:
-        return
-    activation = facts.activation if options.activation == "default" else options.activation
-    starts_at_0 = activation in ("tanh", "relu")
-    if starts_at_0 and (options.gate_init == "rescaled" or form == "mean_one"):
-        raise InputError(
-            "model.attention_options: a gate that is rescaled or mean_one divides by the attention "
-            f"map, which {name!r} starts at 0 here; activation = 'sigmoid' does not"
-        )
-    is_normalised = options.normalisation != "default"  # by scales that start at 0
-    if form == "residual" and (facts.starts_constant or is_normalised):
-        raise InputError(
-            f"model.attention_options.gate_form = 'residual': {name!r} starts with a constant "
-            "attention map here, and would stay at it"
         )
 
 

@@ -11,6 +11,8 @@ from uvit_dia.data.images import ImageSet, to_model_range
 from uvit_dia.rng import integer_rows, permutation
 from uvit_dia.system.errors import InputError
 
+_FRACTIONS = 2**31  # values that the draw of a dropped label can have
+
 
 class BatchOrder:
     """Which images make up the batch of a step.
@@ -66,6 +68,9 @@ class TrainingBatches:
         seed: the run's seed.
         random_flip: whether each image is mirrored left to right with probability 1/2.
         device: where x_0 is wanted.
+        has_classes: whether the network is told the classes of the images.
+        null_class: the label for no class; None if no label is dropped.
+        label_dropout: the probability that a label is replaced by that.
 
     Raises:
         InputError: if the set is smaller than a batch.
@@ -79,10 +84,16 @@ class TrainingBatches:
         seed: int,
         random_flip: bool,
         device: torch.device | str,
+        has_classes: bool = False,
+        null_class: int | None = None,
+        label_dropout: float = 0.0,
     ) -> None:
         self.order = BatchOrder(len(image_set), batch_size, seed)
         self.images = image_set.images
+        self.labels = image_set.labels if has_classes else None
         self.random_flip = random_flip
+        self.null_class = null_class
+        self.label_dropout = label_dropout
         self.device = torch.device(device)
 
     def x_0(self, step: int, rows: range) -> Tensor:
@@ -95,3 +106,22 @@ class TrainingBatches:
             flips = flips.to(self.device, non_blocking=True).bool()
             images = torch.where(flips[:, None, None, None], images.flip(-1), images)
         return to_model_range(images)
+
+    def class_labels(self, step: int, rows: range) -> Tensor | None:
+        """Return what the network is told of the images of `x_0`: their classes, or "no class".
+
+        Labels are dropped with the given probability (Ho and Salimans 2022, arXiv:2207.12598).
+
+        Returns:
+            (len(rows),) int64 on the device; None for a network that is told nothing.
+        """
+        if self.labels is None:
+            return None
+        order = self.order
+        indices = order.indices(step, rows).to(self.labels.device, non_blocking=True)
+        labels = self.labels[indices].to(self.device, non_blocking=True)
+        if self.null_class is None:
+            return labels
+        draws = integer_rows(order.seed, "label dropout", step, rows, order.batch_size, _FRACTIONS)
+        is_dropped = draws < self.label_dropout * _FRACTIONS
+        return labels.where(~is_dropped.to(self.device, non_blocking=True), self.null_class)

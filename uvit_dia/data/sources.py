@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from uvit_dia.config.schema import DATA_NAMES, Config
+from uvit_dia.config.schema import Config
+from uvit_dia.config.training import DATA_NAMES
 from uvit_dia.data import decoded_cache
 from uvit_dia.data.cifar10 import read_cifar10
 from uvit_dia.data.decoded_set import DecodedSet, decode_all

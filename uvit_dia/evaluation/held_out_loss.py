@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet, to_model_range
+from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_test_images
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.evaluation.gather import gather_features
@@ -45,6 +46,7 @@ class HeldOutLoss:
         self.rows = torch.arange(count) * len(images) // count  # (n,)
         self.draws_per_image = min(NUM_BUCKETS, MAX_DRAWS // count)
         self._images = images
+        self._labels = images.labels if config.is_conditional else None
         self._diffusion_config = config.diffusion
         self._batch_size = batch_size
 
@@ -107,7 +109,10 @@ class HeldOutLoss:
             # drawn on the CPU, and so the same on any device
             eps = normal_rows(SEED, "held-out eps", 0, place, total, tuple(x_0.shape[1:]))
             x_0, eps, timesteps = (each.to(device) for each in (x_0, eps, self._timesteps(block)))
-            prediction = model(diffusion.add_noise(x_0, eps, timesteps), timesteps)
+            labels = None
+            if self._labels is not None:
+                labels = self._labels[self.rows[block % len(self.rows)]].to(device)
+            prediction = model(diffusion.add_noise(x_0, eps, timesteps), timesteps, labels)
             target = diffusion.target(x_0, eps, timesteps)
             yield (prediction.float() - target).square().flatten(1).mean(dim=1).cpu()
 
@@ -124,4 +129,5 @@ def make_held_out_loss(config: Config, *, show_progress: bool = False) -> HeldOu
             f"a held-out loss needs images that are not trained on, and {config.data.name} has no "
             "test split; data.held_out_images = N keeps N of the training images apart"
         )
+    check_labels(images, config)
     return HeldOutLoss(images, config, batch_size=config.eval.batch_size)

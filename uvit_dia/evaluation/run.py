@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.config.rules import HELD_OUT_LOSS
@@ -17,6 +18,7 @@ from uvit_dia.evaluation.held_out_loss import make_held_out_loss
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
 from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.sampling.guidance import ClassLabels, as_in, chosen_labels
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.run import advice_on_batch_size
 from uvit_dia.sampling.sampler import make_sampler
@@ -117,6 +119,7 @@ def evaluations(
             trained.check_images(real, allow_other_data=arguments.allow_other_data)
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
+    labels = _labels(trained, sampling, evaluator, accelerator)
     # -- what does not depend on the seed of the samples
     extra: dict[str, object] = {}
     if arguments.held_out_loss or HELD_OUT_LOSS in config.eval.metrics:
@@ -132,12 +135,31 @@ def evaluations(
             replace(settings, seed=seed),
             batch_size=batch_size,
             device=accelerator.device,
+            labels=labels,
         )
         with advice_on_batch_size(batch_size):
             evaluation = evaluator.measure(sampler, num_images, accelerator)
         if evaluation is not None:
             evaluation = replace(evaluation, values={**evaluation.values, **extra})
             yield evaluation, {**evaluation.record(), **_origin(trained)}
+
+
+def _labels(
+    trained: TrainedModel,
+    sampling: SamplingArguments,
+    evaluator: Evaluator,
+    accelerator: Accelerator,
+) -> ClassLabels | None:
+    """Return the classes of a conditional network's samples: as asked, or as in the training set."""
+    config = trained.config
+    chosen = chosen_labels(sampling.class_labels, config, trained.class_names)
+    if chosen is not None or not config.is_conditional:
+        return chosen
+    found: list[ClassLabels | None] = [None]
+    with failing_together(InputError):
+        if accelerator.is_main_process:
+            found = [as_in(evaluator.training_images, config)]
+    return broadcast_object_list(found)[0]
 
 
 def _find_extractor(

@@ -15,16 +15,20 @@ class DataIdentity:
         num_images: how many there are.
         images_sha256: of the images and their shape, see `ImageSet.fingerprint`.
         labels_sha256: of their labels; None where there are none.
+        class_names: of a network that is told the classes; None for others, to which labels are
+            nothing.
     """
 
     num_images: int
     images_sha256: str
     labels_sha256: str | None
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, images: ImageSet) -> "DataIdentity":
-        """Return the identity of an image set."""
-        return cls(len(images), images.fingerprint(), images.labels_fingerprint())
+    def of(cls, images: ImageSet, *, with_labels: bool = False) -> "DataIdentity":
+        """Return the identity of an image set, for a network that is told the classes or is not."""
+        names = images.class_names if with_labels else None
+        return cls(len(images), images.fingerprint(), images.labels_fingerprint(), names)
 
     @classmethod
     def saved_in(cls, checkpoint: Checkpoint) -> "DataIdentity | None":
@@ -35,18 +39,24 @@ class DataIdentity:
         num_images, images, labels = map(data.get, ("num_images", "images_sha256", "labels_sha256"))
         if not isinstance(num_images, int) or not isinstance(images, str):
             return None
-        return cls(num_images, images, labels if isinstance(labels, str) else None)
+        names = data.get("class_names")
+        class_names = tuple(map(str, names)) if isinstance(names, list) else None
+        return cls(num_images, images, labels if isinstance(labels, str) else None, class_names)
 
     def as_dict(self) -> dict[str, object]:
-        """Return it as JSON's types."""
-        return asdict(self)
+        """Return it as JSON's types; without class names where labels are nothing."""
+        found = asdict(self)
+        names = found.pop("class_names")
+        return found if names is None else {**found, "class_names": list(names)}
 
     def __str__(self) -> str:
         return f"{self.num_images} images ({self.images_sha256[:8]})"
 
     def has_other_images(self, other: "DataIdentity") -> bool:
-        """Say whether the images differ; labels may, as long as no model is trained on them."""
-        return self.images_sha256 != other.images_sha256
+        """Say whether the images differ, or the labels that a network is told."""
+        is_told = self.class_names is not None and other.class_names is not None
+        other_labels = is_told and self.labels_sha256 != other.labels_sha256
+        return self.images_sha256 != other.images_sha256 or other_labels
 
 
 def check_same_images(
@@ -73,6 +83,8 @@ def check_same_images(
         return
     is_alike = trained_on.num_images == found.num_images
     hint = ", or another Pillow decodes them otherwise" if is_alike else ""
+    if trained_on.images_sha256 == found.images_sha256:
+        hint = ", whose labels differ"
     difference = (
         f"step {step} was trained on {trained_on}, but data.path leads to {found} now{hint}"
     )

@@ -48,13 +48,18 @@ class TrainedModel:
         """The SHA-256 of its training images, see `ImageSet.fingerprint`; None where unknown."""
         return None if self.data is None else self.data.images_sha256
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes that it is told, in the order of the labels; None where unknown."""
+        return None if self.data is None else self.data.class_names
+
     def check_images(self, images: ImageSet, *, allow_other_data: bool) -> None:
         """Compare images with those that the model was trained on, see `check_same_images`.
 
         Raises:
             InputError: if they differ and may not.
         """
-        found = DataIdentity.of(images)
+        found = DataIdentity.of(images, with_labels=self.config.is_conditional)
         if self.data is None:
             warn(f"the checkpoint does not record its training images, to compare {found} with")
             return

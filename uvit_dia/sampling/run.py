@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.runs.trained_model import load_run
+from uvit_dia.sampling.guidance import ClassLabels, all_in_turn, chosen_labels, guidance_facts
 from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.sampling.outputs import ARRAY, FOLDER, GRID, output_kind
 from uvit_dia.sampling.probe import sampler_notes
@@ -44,6 +45,8 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     trained = load_run(arguments.checkpoint, use_ema=arguments.use_ema, device=accelerator.device)
     config = trained.config
     settings = sampler_settings(arguments, config)
+    labels = chosen_labels(arguments.class_labels, config, trained.class_names)
+    labels = labels or all_in_turn(config)
     if config.model.in_chans not in (1, 3) and kind != ARRAY:
         raise InputError(
             f"--output {output}: images of {config.model.in_chans} channels go to .npz only"
@@ -54,6 +57,7 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     folder = None
     if kind == FOLDER:
         facts = {**sampler_facts(settings), **safeguards(settings, config.diffusion).facts()}
+        facts |= guidance_facts(settings, labels)
         origin = {"weights_sha256": trained.sha256, "block": batch_size, **facts}
         any_block = arguments.batch_size is None
         # the others see the folder that the first one made
@@ -66,7 +70,12 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         warn(note)
     # -- sampling and writing
     sampler = make_sampler(
-        trained.model, config, settings, batch_size=batch_size, device=accelerator.device
+        trained.model,
+        config,
+        settings,
+        batch_size=batch_size,
+        device=accelerator.device,
+        labels=labels,
     )
     with advice_on_batch_size(batch_size):
         if folder is not None:
@@ -74,12 +83,19 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         else:
             images = _sample_all(sampler, num_images, accelerator)
             if accelerator.is_main_process:
-                (write_grid if kind == GRID else write_npz)(output, images)
+                _write_one_file(output, kind, images, labels)
     accelerator.wait_for_everyone()
     accelerator.print(
         f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, "
         f"seed {settings.seed}, {trained.weights} weights of step {trained.step}"
     )
+
+
+def _write_one_file(output: Path, kind: str, images: Tensor, labels: ClassLabels | None) -> None:
+    if kind == GRID:
+        write_grid(output, images, None if labels is None else labels.of(range(len(images))))
+    else:
+        write_npz(output, images)
 
 
 def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator) -> Tensor:

@@ -16,6 +16,7 @@ from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.data.images import to_uint8
 from uvit_dia.rng import position_generator
 from uvit_dia.sampling.chain import Chain, Denoiser
+from uvit_dia.sampling.guidance import ClassLabels, GuidedDenoiser, all_in_turn, guidance_facts
 from uvit_dia.sampling.schedulers import sampler_facts
 from uvit_dia.system.errors import NonFiniteImagesError
 
@@ -30,6 +31,8 @@ class ImageSampler:
         shape: (C, H, W) of an image.
         batch_size: images a block.
         device: where the network lives.
+        labels: classes of the images, for a conditional network.
+        null_class: its label for no class, if it has one.
 
     Attributes:
         nfe: network forward passes an image, counted while sampling; 0 before.
@@ -44,6 +47,8 @@ class ImageSampler:
         shape: tuple[int, int, int],
         batch_size: int,
         device: torch.device | str,
+        labels: ClassLabels | None = None,
+        null_class: int | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.settings = settings
@@ -51,6 +56,8 @@ class ImageSampler:
         self.shape = shape
         self.batch_size = batch_size
         self.device = torch.device(device)
+        self.labels = labels
+        self.null_class = null_class
         self.nfe = 0
 
     def sample(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -94,6 +101,7 @@ class ImageSampler:
         return {
             **sampler_facts(self.settings),
             **self.chain.safeguards.facts(),
+            **guidance_facts(self.settings, self.labels),
             "batch_size": self.batch_size,
         }
 
@@ -101,7 +109,14 @@ class ImageSampler:
         """Sample one block; return x_0, (B, C, H, W) float32 on the device."""
         generators = [position_generator(self.settings.seed, "sample", index) for index in indices]
         noise = torch.stack([torch.randn(self.shape, generator=g) for g in generators])
-        x_0, self.nfe = self.chain.run(self.denoiser, noise.to(self.device), generators)
+        noise = noise.to(self.device)
+        if self.labels is None:
+            x_0, self.nfe = self.chain.run(self.denoiser, noise, generators)
+            return x_0
+        labels = self.labels.of(indices).to(self.device)
+        guided = GuidedDenoiser(self.denoiser, labels, self.null_class, self.settings)
+        x_0, _ = self.chain.run(guided, noise, generators)
+        self.nfe = guided.nfe
         return x_0
 
 
@@ -117,8 +132,18 @@ def make_sampler(
     *,
     batch_size: int,
     device: torch.device,
+    labels: ClassLabels | None = None,
 ) -> ImageSampler:
-    """Make the sampler of a model that was built from a config."""
+    """Make the sampler of a model that was built from a config.
+
+    Args:
+        model: the network.
+        config: of its run.
+        settings: of the sampler.
+        batch_size: images a block.
+        device: where the network lives.
+        labels: classes of the images; None for all in turn, if the network is told classes.
+    """
     return ImageSampler(
         model,
         config.diffusion,
@@ -126,4 +151,6 @@ def make_sampler(
         shape=(config.model.in_chans, config.model.img_size, config.model.img_size),
         batch_size=batch_size,
         device=device,
+        labels=labels or all_in_turn(config),
+        null_class=config.null_class,
     )

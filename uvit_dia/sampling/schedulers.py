@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from uvit_dia.cli import SamplingArguments
+from uvit_dia.cli import SamplingArguments, parse_interval
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import scheduler_arguments
+from uvit_dia.sampling.guidance import check_guidance
 from uvit_dia.system.errors import InputError
 
 Scheduler = Any  # diffusers' schedulers have methods in common, but no type that declares them
@@ -140,9 +141,14 @@ def sampler_settings(arguments: SamplingArguments, config: Config) -> SampleConf
         "eta": arguments.eta,
         "variance_type": arguments.variance_type,
         "clip_sample": arguments.clip_sample,
+        "guidance_scale": arguments.guidance_scale,
     }
+    if arguments.guidance_interval is not None:
+        low, high = parse_interval(arguments.guidance_interval)
+        given.update(guidance_low=low, guidance_high=high)
     settings = replace(
         config.sample, **{name: value for name, value in given.items() if value is not None}
     )
+    check_guidance(settings, config)
     make_scheduler(settings, config.diffusion)
     return settings

@@ -28,6 +28,9 @@ SETTINGS = (  # what two evaluations must have in common to be compared
     "eta",
     "variance_type",
     "clip_sample",
+    "guidance_scale",
+    "guidance_interval",
+    "class_labels",
 )
 
 

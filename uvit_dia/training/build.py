@@ -6,6 +6,7 @@ from uvit_dia.config.checks import check_images_at_a_time
 from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
+from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_training_images
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.evaluation.extractor_files import choose_extractor
@@ -49,8 +50,11 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
             accelerator, lambda: load_training_images(located, show_progress=show)
         )
     accelerator.print(images.summary())
-    data = DataIdentity.of(images)  # hashed before they go to the device
+    data = DataIdentity.of(
+        images, with_labels=config.is_conditional
+    )  # hashed before they go to the device
     with failing_together():
+        check_labels(images, config)
         images, batches = _make_batches(config, images, accelerator)
         model = make_model(config)
     if train.gradient_checkpointing:
@@ -101,5 +105,8 @@ def _make_batches(
         seed=config.seed,
         random_flip=config.data.random_flip,
         device=accelerator.device,
+        has_classes=config.is_conditional,
+        null_class=config.null_class,
+        label_dropout=config.train.label_dropout,
     )
     return images, batches

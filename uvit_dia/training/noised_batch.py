@@ -35,12 +35,14 @@ class NoisedBatch:
         target: (b, C, H, W) float32, what the network should predict.
         timesteps: (b,) int64 in [0, T).
         dropout_seeds: (b,) int64, one seed an image.
+        class_labels: (b,) int64, for a conditional network; else None.
     """
 
     x_t: Tensor
     target: Tensor
     timesteps: Tensor
     dropout_seeds: Tensor
+    class_labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x_t)
@@ -48,7 +50,11 @@ class NoisedBatch:
     def __getitem__(self, rows: slice) -> "NoisedBatch":
         """Return some of the images."""
         return NoisedBatch(
-            self.x_t[rows], self.target[rows], self.timesteps[rows], self.dropout_seeds[rows]
+            self.x_t[rows],
+            self.target[rows],
+            self.timesteps[rows],
+            self.dropout_seeds[rows],
+            None if self.class_labels is None else self.class_labels[rows],
         )
 
     def parts(self, count: int) -> Iterator["NoisedBatch"]:
@@ -59,13 +65,21 @@ class NoisedBatch:
 
 
 def draw_batch(
-    x_0: Tensor, diffusion: Diffusion, *, seed: int, step: int, rows: range, batch_size: int
+    x_0: Tensor,
+    diffusion: Diffusion,
+    *,
+    seed: int,
+    step: int,
+    rows: range,
+    batch_size: int,
+    class_labels: Tensor | None = None,
 ) -> NoisedBatch:
     """Draw timesteps, eps and dropout seeds for part of a global batch, and noise its images.
 
     Args:
         x_0: (len(rows), C, H, W) float32 in [-1, 1].
         diffusion: the forward process, on x_0's device.
+        class_labels: (len(rows),) int64, as the network is told them.
         seed: the run's seed.
         step: optimizer step, from 0.
         rows: positions of x_0 in the global batch.
@@ -82,4 +96,5 @@ def draw_batch(
         target=diffusion.target(x_0, eps, timesteps),
         timesteps=timesteps,
         dropout_seeds=dropout_seeds.to(x_0.device, non_blocking=True),
+        class_labels=class_labels,
     )

@@ -14,6 +14,7 @@ from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource
 from uvit_dia.evaluation.held_out_loss import HeldOutLoss, make_held_out_loss
 from uvit_dia.runs.folder import RunFolder
+from uvit_dia.sampling.guidance import as_in
 from uvit_dia.sampling.image_files import image_grid, write_grid
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
@@ -114,9 +115,10 @@ def _preview_task(
                 f"{num_images} or with train.sample_every_steps = 0"
             ),
         ):
-            for _, samples in sampler.sample(range(count)):
-                write_grid(folder.samples / f"step_{step:08d}.png", samples)
-                log.show_image(step, "samples", image_grid(samples))
+            for indices, samples in sampler.sample(range(count)):
+                classes = None if sampler.labels is None else sampler.labels.of(indices)
+                write_grid(folder.samples / f"step_{step:08d}.png", samples, classes)
+                log.show_image(step, "samples", image_grid(samples, classes))
         return {}
 
     return preview
@@ -130,6 +132,7 @@ def _evaluation_task(
     log: TrainLog,
 ) -> Task:
     """Make the task that measures samples against the training images."""
+    labels = as_in(images, config) if config.train.eval_every_steps else None
 
     @cache
     def evaluator() -> Evaluator:
@@ -146,7 +149,12 @@ def _evaluation_task(
             num_images = config.eval.num_images
             batch_size = min(config.sample.batch_size, num_images)
             sampler = make_sampler(
-                model, config, config.sample, batch_size=batch_size, device=accelerator.device
+                model,
+                config,
+                config.sample,
+                batch_size=batch_size,
+                device=accelerator.device,
+                labels=labels,
             )
             evaluation = evaluator().measure(sampler, num_images, accelerator)
         return {} if evaluation is None else evaluation.values

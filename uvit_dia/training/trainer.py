@@ -121,9 +121,14 @@ class Trainer:
         started = time.monotonic()
         x_0 = self.batches.x_0(self.step, self.rows)  # b C H W
         self.log.data_seconds += time.monotonic() - started
-        seed, size = self.config.seed, self.config.train.batch_size
         return draw_batch(
-            x_0, self.diffusion, seed=seed, step=self.step, rows=self.rows, batch_size=size
+            x_0,
+            self.diffusion,
+            seed=self.config.seed,
+            step=self.step,
+            rows=self.rows,
+            batch_size=self.config.train.batch_size,
+            class_labels=self.batches.class_labels(self.step, self.rows),
         )
 
     def _backward(self, batch: NoisedBatch) -> Tensor:
@@ -140,7 +145,9 @@ class Trainer:
 
     def _loss(self, model: nn.Module, part: NoisedBatch) -> Tensor:
         """Return the mean loss of some noised images, ()."""
-        prediction = model(part.x_t, part.timesteps, dropout_seeds=part.dropout_seeds)  # b C H W
+        prediction = model(
+            part.x_t, part.timesteps, part.class_labels, part.dropout_seeds
+        )  # b C H W
         return self.diffusion.loss(prediction, part.target, part.timesteps).mean()
 
     def _learnt(self, model: nn.Module, part: NoisedBatch) -> Tensor:
