@@ -15,7 +15,7 @@ from uvit_dia.config.checks import make_config
 from uvit_dia.config.schema import Config, ModelConfig
 from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
-from uvit_dia.diffusion import Diffusion
+from uvit_dia.diffusion import make_process
 from uvit_dia.models.build import make_model
 from uvit_dia.runs.data_identity import DataIdentity
 from uvit_dia.runs.folder import RunFolder
@@ -113,7 +113,7 @@ def make_trainer(config: Config, accelerator: Accelerator, folder: Path) -> Trai
         accelerator,
         model,
         make_optimizer(model, config.optimizer),
-        diffusion=Diffusion(config.diffusion, device),
+        diffusion=make_process(config.diffusion, device),
         batches=batches,
         config=config,
         checkpoints=RunCheckpoints(run, config, data=identity, num_processes=1, warn=log.warn),

@@ -68,6 +68,11 @@ def get_config() -> ConfigDict:
             "prediction_type": "v_prediction",
             "loss_weighting": "none",
             "min_snr_gamma": 5.0,
+            "process": "ddpm",
+            "time_sampling": "uniform",
+            "logit_mean": 0.0,
+            "logit_std": 1.0,
+            "time_labels": "steps",
         }
     )
     config.data = ConfigDict(

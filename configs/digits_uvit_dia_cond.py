@@ -4,7 +4,8 @@
     python sample.py --checkpoint runs/digits_cond --num_images 100 --guidance_scale 2
 
 The network is told one of ten classes or, for one image in ten, the label 10 for "no class". A grid
-has a row a digit. It equals `digits_uvit_dia.py` in everything else.
+has a row a digit. The learning rate is the best of results/digits_question for the identity start. It
+equals `digits_uvit_dia.py` in everything else.
 """
 
 from ml_collections import ConfigDict
@@ -17,5 +18,6 @@ def get_config() -> ConfigDict:
     config = get_unconditional_config()
     config.model.num_classes = 11
     config.train.label_dropout = 0.1
+    config.optimizer.learning_rate = 8e-3
     config.sample.grid_images = 80
     return config

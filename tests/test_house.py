@@ -19,7 +19,7 @@ REASON = "Long because"  # in the first lines of what is longer
 MAIN_PATH = (
     "data/batches.py",
     "training/noised_batch.py",
-    "diffusion.py",
+    "diffusion/ddpm.py",
     "models/uvit.py",
     "models/units/protocol.py",
     "models/units/recurrent_cells.py",

@@ -26,7 +26,7 @@ ROWS: list[tuple[str, ...]] = [
 NEIGHBOURS = {
     "config": {"system"},
     "cli": {"system", "config"},
-    "diffusion": {"config"},
+    "diffusion": {"config", "rng"},
     "system": set(),
     "sampling": {"runs"},  # sampling/run.py reads a trained model
 }
@@ -39,8 +39,8 @@ ONLY: dict[str, set[str]] = {
         "config.*",
         "system.errors",
     },  # a network knows no schedule and no run
-    "sampling.sampler": {"config.*", "data.images", "diffusion", "rng", "sampling.*", "system.*"},
-    "diffusion": {"config.schema"},
+    "sampling.sampler": {"config.*", "data.images", "data.labels", "diffusion*", "rng", "sampling.*", "system.*"},
+    "diffusion*": {"config.schema", "diffusion*", "rng"},
     "system.errors": set(),
     "rng": set(),
 }

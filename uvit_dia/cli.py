@@ -16,7 +16,8 @@ from uvit_dia.config.fields import shown
 from uvit_dia.config.flag import config_help, take_overrides
 from uvit_dia.config.own_units import import_as_parent, import_modules
 from uvit_dia.config.places import shown_usage
-from uvit_dia.config.schema import SAMPLERS, rule_of
+from uvit_dia.config.sampling import ALL_SAMPLERS
+from uvit_dia.config.schema import rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.files import expand_home, user_path
@@ -192,10 +193,10 @@ def check_sampling(arguments: SamplingArguments) -> SamplingArguments:
         InputError: naming the flag, what was found and what is allowed.
     """
     sampler = arguments.sampler
-    if sampler is not None and sampler not in SAMPLERS:
-        hint = nearest(str(sampler), SAMPLERS)
+    if sampler is not None and sampler not in ALL_SAMPLERS:
+        hint = nearest(str(sampler), ALL_SAMPLERS)
         raise InputError(
-            f"--sampler {clip(str(sampler), 40)!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}"
+            f"--sampler {clip(str(sampler), 40)!r}: unknown; allowed is {', '.join(ALL_SAMPLERS)}{hint}"
         )
     lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
     for name, low in lowest.items():

@@ -77,13 +77,13 @@ def test_numbers_stay_as_they_were_given() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_files_are_complete_and_build(name: str) -> None:
     from uvit_dia.models.build import make_model
-    from uvit_dia.sampling.schedulers import make_scheduler
+    from uvit_dia.sampling.schedulers import check_sampler
 
     module = importlib.import_module(f"configs.{name}")
     config = make_config(module.get_config().to_dict(), name)
     assert sorted(flatten(module.get_config().to_dict())) == sorted(RULES)
     assert config == make_config(module.get_config().to_dict())
-    make_scheduler(config.sample, config.diffusion)
+    check_sampler(config.sample, config.diffusion)
     with torch.device("meta"):
         model = make_model(config)
     weights = sum(p.numel() for p in model.parameters())

@@ -7,7 +7,7 @@ from absl import flags
 
 from uvit_dia import cli
 from uvit_dia.config.places import shown_usage
-from uvit_dia.config.schema import SAMPLERS
+from uvit_dia.config.sampling import ALL_SAMPLERS
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.files import user_path
 
@@ -118,7 +118,7 @@ def _define_flags(command: str) -> flags.FlagValues:
         text = "Another run, such as one without the unit, to set beside it."
         flags.DEFINE_string("compare", None, text, flag_values=values)
     if command == "sensitivity":
-        text = f"One of {', '.join(SAMPLERS)} (default: the run's config)."
+        text = f"One of {', '.join(ALL_SAMPLERS)} (default: the run's config)."
         flags.DEFINE_string("sampler", None, text, flag_values=values)
     return values
 
@@ -132,9 +132,11 @@ def _check(command: str, found: dict) -> AnalysisArguments:
         if value is not None and not low <= value < 2**31:
             raise InputError(f"--{name} {value}: allowed is {low} to {2**31 - 1}")
     sampler = found.get("sampler")
-    if sampler is not None and sampler not in SAMPLERS:
-        hint = nearest(sampler, SAMPLERS)
-        raise InputError(f"--sampler {sampler!r}: unknown; allowed is {', '.join(SAMPLERS)}{hint}")
+    if sampler is not None and sampler not in ALL_SAMPLERS:
+        hint = nearest(sampler, ALL_SAMPLERS)
+        raise InputError(
+            f"--sampler {sampler!r}: unknown; allowed is {', '.join(ALL_SAMPLERS)}{hint}"
+        )
     timesteps = found.get("timesteps")
     known = {
         name: found[name]

@@ -139,7 +139,7 @@ def _run_images(subject: Subject, label: str) -> None:
     """Run the subject's images through its network, with a progress bar."""
     with tqdm(total=subject.num_images, unit="image", desc=label) as bar:
         for batch in subject.batches():
-            subject.trained.model(batch.x_t, batch.timesteps, batch.class_labels)
+            subject.predict(batch)
             bar.update(len(batch))
 
 

@@ -11,7 +11,7 @@ from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.data.images import ImageSet, to_model_range
 from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_training_images
-from uvit_dia.diffusion import Diffusion
+from uvit_dia.diffusion import Process, make_process
 from uvit_dia.rng import normal_rows, permutation
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.system.errors import InputError
@@ -38,7 +38,7 @@ class Subject:
 
     trained: TrainedModel
     images: ImageSet
-    diffusion: Diffusion
+    diffusion: Process
     accelerator: Accelerator
     seed: int
     num_images: int
@@ -78,10 +78,14 @@ class Subject:
         assert self.images.labels is not None  # `check_labels` has seen to it
         return self.images.labels[chosen.to(self.images.labels.device)].to(self.device)
 
+    def predict(self, batch: NoisedBatch) -> Tensor:
+        """Return the network's prediction for a batch, (b, C, H, W)."""
+        time = self.diffusion.network_time(batch.timesteps)
+        return self.trained.model(batch.x_t, time, batch.class_labels)
+
     def losses(self, batch: NoisedBatch) -> Tensor:
         """Return the training loss of each image of a batch, (b,) float32."""
-        prediction = self.trained.model(batch.x_t, batch.timesteps, batch.class_labels)
-        return self.diffusion.loss(prediction, batch.target, batch.timesteps)
+        return self.diffusion.loss(self.predict(batch), batch.target, batch.timesteps)
 
     def facts(self) -> dict[str, object]:
         """Return what results depend on, as JSON's types."""
@@ -157,7 +161,7 @@ def make_subject(
     return Subject(
         trained=trained,
         images=images,
-        diffusion=Diffusion(config.diffusion, accelerator.device),
+        diffusion=make_process(config.diffusion, accelerator.device),
         accelerator=accelerator,
         seed=arguments.seed,
         num_images=count,

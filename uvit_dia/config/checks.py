@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 from uvit_dia.config.attention_checks import check_attention
 from uvit_dia.config.fields import check_tree, make_group, schema_of
+from uvit_dia.config.network import FLOW_PREDICTION_TYPES, PREDICTION_TYPES
 from uvit_dia.config.rules import HELD_OUT_LOSS
+from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS
 from uvit_dia.config.schema import (
     Config,
     DataConfig,
@@ -39,7 +41,9 @@ def make_config(tree: Mapping, origin: str = "config") -> Config:
     config = make_group(Config, tree)
     _check_shape(config.model)
     check_attention(config.model)
+    _check_process(config.diffusion)
     _check_schedule(config.diffusion)
+    check_sampler_of_process(config.sample.sampler, config.diffusion, "sample.sampler =")
     _check_step(config.model, config.train)
     check_images_at_a_time(config, num_processes=1)
     _check_average(config.ema)
@@ -108,8 +112,52 @@ def _check_shape(model: ModelConfig) -> None:
         )
 
 
+def _check_process(diffusion: DiffusionConfig) -> None:
+    """Check that what is predicted, weighted and told belongs to the process."""
+    is_flow = diffusion.process == "flow"
+    allowed = FLOW_PREDICTION_TYPES if is_flow else PREDICTION_TYPES
+    if diffusion.prediction_type not in allowed:
+        raise InputError(
+            f"diffusion.prediction_type = {diffusion.prediction_type!r}: with process = "
+            f"{diffusion.process!r} allowed is {' or '.join(allowed)}"
+        )
+    only_ddpm = {"loss_weighting": "none", "time_labels": "steps"}
+    only_flow = {"time_sampling": "uniform"}
+    for name, value in (only_ddpm if is_flow else only_flow).items():
+        if getattr(diffusion, name) != value:
+            raise InputError(
+                f"diffusion.{name} = {getattr(diffusion, name)!r} does not go with process = "
+                f"{diffusion.process!r}; allowed is {value!r}"
+            )
+
+
+def check_sampler_of_process(sampler: str, diffusion: DiffusionConfig, origin: str) -> None:
+    """Check that a sampler undoes the process that a network was trained on.
+
+    Args:
+        sampler: its name.
+        diffusion: the process.
+        origin: what messages call the sampler by, such as "--sampler".
+
+    Raises:
+        InputError: naming those that do.
+    """
+    allowed: tuple[str, ...] = SAMPLERS
+    if diffusion.process == "flow":
+        allowed = FLOW_SAMPLERS
+    elif diffusion.time_labels == "vp_sde" and diffusion.prediction_type == "epsilon":
+        allowed = (*SAMPLERS, *VP_SDE_SAMPLERS)
+    if sampler not in allowed:
+        what = f"diffusion.process = {diffusion.process!r}"
+        if sampler in VP_SDE_SAMPLERS and diffusion.process != "flow":
+            what = "a network without the U-ViT authors' labels (diffusion.time_labels = 'vp_sde')"
+        raise InputError(f"{origin} {sampler!r}: with {what} allowed is {', '.join(allowed)}")
+
+
 def _check_schedule(diffusion: DiffusionConfig) -> None:
     """Check that some signal is left at the last timestep: samplers divide by it."""
+    if diffusion.process == "flow":
+        return  # no beta concerns it
     if diffusion.beta_start > diffusion.beta_end:
         raise InputError(
             f"diffusion.beta_start = {diffusion.beta_start} is above "

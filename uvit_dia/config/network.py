@@ -7,7 +7,8 @@ from uvit_dia.config.fields import Group, key
 from uvit_dia.config.rules import ATTENTION, boolean, choice, integer, number
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # of DDPM
+FLOW_PREDICTION_TYPES = ("velocity", "sample")
 LOSS_WEIGHTINGS = ("none", "min_snr")
 
 
@@ -46,7 +47,26 @@ class DiffusionConfig(Group, prefix="diffusion."):
     beta_start: float = key(number(0, 1, above_low=True), "First beta; the cosine ignores it")
     beta_end: float = key(number(0, 0.999999, above_low=True), "Last beta; the cosine ignores it")
     prediction_type: str = key(
-        choice(*PREDICTION_TYPES), "What the network predicts: eps, v, or x_0 (sample)"
+        choice(*PREDICTION_TYPES, "velocity"),
+        "What the network predicts: eps, v, or x_0 (sample); of flow the velocity, or x_0",
     )
     loss_weighting: str = key(choice(*LOSS_WEIGHTINGS), "How the loss weights the noise levels")
     min_snr_gamma: float = key(number(0, 1e6, above_low=True), "Gamma of min_snr, a power ratio")
+    process: str = key(
+        choice("ddpm", "flow"),
+        "DDPM, or flow matching on straight paths, which no beta concerns",
+        absent="ddpm",
+    )
+    time_sampling: str = key(
+        choice("uniform", "logit_normal"), "How times are drawn in flow matching", absent="uniform"
+    )
+    logit_mean: float = key(number(-10, 10), "Mean of a logit-normal time's logit", absent=0.0)
+    logit_std: float = key(
+        number(0, 10, above_low=True), "Standard deviation of that logit", absent=1.0
+    )
+    time_labels: str = key(
+        choice("steps", "vp_sde"),
+        "What the network is told of a timestep: it, or 999 t of the U-ViT authors' continuous "
+        "process",
+        absent="steps",
+    )

@@ -6,13 +6,20 @@ from uvit_dia.config.fields import Group, key
 from uvit_dia.config.rules import DISTANCES, METRIC_NAMES, boolean, choice, integer, number, text
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun", "pndm")
+VP_SDE_SAMPLERS = ("euler_maruyama", "dpm_solver")  # of the U-ViT authors' continuous process
+FLOW_SAMPLERS = ("flow_euler", "flow_heun")
+ALL_SAMPLERS = (*SAMPLERS, *VP_SDE_SAMPLERS, *FLOW_SAMPLERS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Group, prefix="sample."):
     """How images are sampled."""
 
-    sampler: str = key(choice(*SAMPLERS), "Scheduler of diffusers")
+    sampler: str = key(
+        choice(*ALL_SAMPLERS),
+        "Scheduler of diffusers; euler_maruyama and dpm_solver for weights of the U-ViT authors, "
+        "flow_euler and flow_heun for flow matching",
+    )
     num_steps: int = key(
         integer(1, 10**6),
         "num_inference_steps; heun and pndm call the network more often",

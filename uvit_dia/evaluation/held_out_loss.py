@@ -15,7 +15,7 @@ from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet, to_model_range
 from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_test_images
-from uvit_dia.diffusion import Diffusion
+from uvit_dia.diffusion import Process, make_process
 from uvit_dia.evaluation.gather import gather_features
 from uvit_dia.rng import integer_rows, normal_rows
 from uvit_dia.sampling.sampler import share_of_rank
@@ -87,20 +87,17 @@ class HeldOutLoss:
         image, round_ = draws % len(self.rows), draws // len(self.rows)
         return (image + round_) % NUM_BUCKETS
 
-    def _timesteps(self, draws: Tensor) -> Tensor:
-        """Draw a timestep from the bucket of each draw, (len(draws),) int64 on the CPU."""
-        num_timesteps = self._diffusion_config.num_train_timesteps
-        buckets = self._bucket(draws)
-        low, high = ((buckets + end) * num_timesteps // NUM_BUCKETS for end in (0, 1))
+    def _timesteps(self, process: Process, draws: Tensor) -> Tensor:
+        """Draw a time from the bucket of each draw, (len(draws),) on the CPU."""
         place = range(int(draws[0]), int(draws[-1]) + 1)
         total = len(self.rows) * self.draws_per_image
         within = integer_rows(SEED, "held-out timesteps", 0, place, total, _FRACTIONS)
-        return (low + within * (high - low) // _FRACTIONS).clamp(max=num_timesteps - 1)
+        return process.timesteps_in(self._bucket(draws), NUM_BUCKETS, within)
 
     @torch.no_grad()
     def _errors(self, model: nn.Module, draws: list[int], device: torch.device) -> Iterator[Tensor]:
         """Yield the squared errors of draws, (b,) float32 on the CPU, block by block."""
-        diffusion = Diffusion(self._diffusion_config, device)
+        process = make_process(self._diffusion_config, device)
         total = len(self.rows) * self.draws_per_image
         for first in draws[:: self._batch_size]:
             block = torch.arange(first, min(first + self._batch_size, total))
@@ -108,12 +105,15 @@ class HeldOutLoss:
             place = range(first, first + len(block))
             # drawn on the CPU, and so the same on any device
             eps = normal_rows(SEED, "held-out eps", 0, place, total, tuple(x_0.shape[1:]))
-            x_0, eps, timesteps = (each.to(device) for each in (x_0, eps, self._timesteps(block)))
+            x_0, eps, timesteps = (
+                each.to(device) for each in (x_0, eps, self._timesteps(process, block))
+            )
+            x_t = process.add_noise(x_0, eps, timesteps)
             labels = None
             if self._labels is not None:
                 labels = self._labels[self.rows[block % len(self.rows)]].to(device)
-            prediction = model(diffusion.add_noise(x_0, eps, timesteps), timesteps, labels)
-            target = diffusion.target(x_0, eps, timesteps)
+            prediction = model(x_t, process.network_time(timesteps), labels)
+            target = process.target(x_0, eps, timesteps)
             yield (prediction.float() - target).square().flatten(1).mean(dim=1).cpu()
 
 

@@ -1,4 +1,4 @@
-"""The sampling loop: from noise to images in a given number of steps."""
+"""The sampling loop of DDPM's samplers: from noise to images in a given number of steps."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from uvit_dia.config.schema import DiffusionConfig, SampleConfig
+from uvit_dia.diffusion import Diffusion
 from uvit_dia.sampling.safeguards import (
     clip_x_0,
     noise_level_at,
@@ -35,6 +36,7 @@ class Chain:
         karras = self.safeguards.karras_sigma_max
         self.scheduler = make_scheduler(settings, diffusion, karras_sigma_max=karras)
         self._sigmas = noise_levels(self.scheduler.alphas_cumprod)
+        self._network_time = Diffusion(diffusion).network_time
 
     @torch.no_grad()
     def run(
@@ -59,7 +61,7 @@ class Chain:
         for t in scheduler.timesteps:
             # -- prediction: of x at the scale that the network knows
             x_in = scheduler.scale_model_input(x, t)
-            prediction = denoiser(x_in, t.expand(len(noise))).float()
+            prediction = denoiser(x_in, self._network_time(t.expand(len(noise)))).float()
             nfe += 1
             if self.safeguards.clips_x_0:
                 prediction = clip_x_0(prediction, x_in, noise_level_at(self._sigmas, t))

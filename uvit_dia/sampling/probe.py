@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from uvit_dia.config.schema import DiffusionConfig, SampleConfig
+from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.rng import position_generator
 from uvit_dia.sampling.chain import Chain
@@ -30,6 +30,8 @@ def sampler_notes(settings: SampleConfig, diffusion: DiffusionConfig) -> list[st
     Raises:
         InputError: if the sampler cannot do these steps at all.
     """
+    if settings.sampler not in SAMPLERS:
+        return []  # the probe knows DDPM's schedules
     guards = safeguards(settings, diffusion)
     notes = guards.notes(settings)
     fault = None if guards.lacks_clipping else sampler_fault(settings, diffusion)

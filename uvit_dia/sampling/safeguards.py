@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uvit_dia.config.schema import DiffusionConfig, SampleConfig
+from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.sampling.schedulers import make_scheduler
 
@@ -71,13 +71,18 @@ class Safeguards:
         return notes
 
 
+NO_SAFEGUARDS = Safeguards(karras_sigma_max=None, clips_x_0=False, lacks_clipping=False)
+
+
 def safeguards(settings: SampleConfig, diffusion: DiffusionConfig) -> Safeguards:
     """Decide what a sampler needs on a schedule."""
+    if settings.sampler not in SAMPLERS:
+        return NO_SAFEGUARDS  # other processes have no such fall
     sigmas = noise_levels(alphas_cumprod_of(diffusion))
     scheduler = make_scheduler(settings, diffusion)
     scheduler.set_timesteps(settings.num_steps)
     if len(scheduler.timesteps) < 2:
-        return Safeguards(karras_sigma_max=None, clips_x_0=False, lacks_clipping=False)
+        return NO_SAFEGUARDS
     sigma_0, sigma_1 = (noise_level_at(sigmas, t) for t in scheduler.timesteps[:2])
     # -- heun: error of the slope at the end x half of the step, beside the noise that is left
     can_begin_lower = settings.sampler == "heun" and sigma_0 > KARRAS_SIGMA_MAX

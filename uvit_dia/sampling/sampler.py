@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from uvit_dia.config.sampling import FLOW_SAMPLERS, VP_SDE_SAMPLERS
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.data.images import to_uint8
 from uvit_dia.rng import position_generator
 from uvit_dia.sampling.chain import Chain, Denoiser
+from uvit_dia.sampling.flow_chain import FlowChain
 from uvit_dia.sampling.guidance import ClassLabels, GuidedDenoiser, all_in_turn, guidance_facts
 from uvit_dia.sampling.schedulers import sampler_facts
+from uvit_dia.sampling.vp_sde_chain import VPSDEChain
 from uvit_dia.system.errors import NonFiniteImagesError
 
 
@@ -52,7 +55,7 @@ class ImageSampler:
     ) -> None:
         self.denoiser = denoiser
         self.settings = settings
-        self.chain = Chain(settings, diffusion)
+        self.chain = make_chain(settings, diffusion)
         self.shape = shape
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -118,6 +121,16 @@ class ImageSampler:
         x_0, _ = self.chain.run(guided, noise, generators)
         self.nfe = guided.nfe
         return x_0
+
+
+def make_chain(
+    settings: SampleConfig, diffusion: DiffusionConfig
+) -> Chain | FlowChain | VPSDEChain:
+    """Make the sampling loop of a sampler."""
+    if settings.sampler in FLOW_SAMPLERS:
+        return FlowChain(settings, diffusion)
+    kind = VPSDEChain if settings.sampler in VP_SDE_SAMPLERS else Chain
+    return kind(settings, diffusion)
 
 
 def share_of_rank(num_images: int, batch_size: int, rank: int, num_processes: int) -> list[int]:

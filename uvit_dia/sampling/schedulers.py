@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from uvit_dia.cli import SamplingArguments, parse_interval
+from uvit_dia.config.checks import check_sampler_of_process
+from uvit_dia.config.sampling import FLOW_SAMPLERS
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import scheduler_arguments
 from uvit_dia.sampling.guidance import check_guidance
@@ -29,6 +31,8 @@ def make_scheduler(
 ) -> Scheduler:
     """Build the diffusers scheduler of a sampler, with no option left to a default that matters.
 
+    The samplers of `vp_sde_chain.py` have none.
+
     Timestep spacing: "trailing" for ddpm and ddim, so that every chain starts at the last timestep;
     "linspace" for the solvers; "leading" for pndm. ddim and pndm look one stride back, which is
     right only where num_steps divides the training timesteps.
@@ -42,10 +46,12 @@ def make_scheduler(
     Raises:
         InputError: for a number of steps or a prediction type that the sampler cannot do.
     """
-    _check_settings(settings, diffusion)
+    check_sampler(settings, diffusion)
     import diffusers
 
     name = settings.sampler
+    if name in FLOW_SAMPLERS:
+        return _flow_scheduler(name, diffusion)
     common = {**scheduler_arguments(diffusion), "steps_offset": 0}
     if name in ("ddpm", "ddim"):
         common.update(
@@ -82,6 +88,21 @@ def make_scheduler(
     )
 
 
+def _flow_scheduler(name: str, diffusion: DiffusionConfig) -> Scheduler:
+    """Build flow_euler or flow_heun, whose times are evenly spaced: a shift of 1 is none."""
+    import diffusers
+
+    total = diffusion.num_train_timesteps
+    if name == "flow_heun":
+        return diffusers.FlowMatchHeunDiscreteScheduler(num_train_timesteps=total, shift=1.0)
+    return diffusers.FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=total,
+        shift=1.0,
+        use_dynamic_shifting=False,
+        stochastic_sampling=False,
+    )
+
+
 def _multistep_solver(name: str, common: dict[str, Any]) -> Scheduler:
     """Build dpmpp_2m, dpmpp_2m_sde or unipc, all of second order."""
     import diffusers
@@ -107,10 +128,16 @@ def _multistep_solver(name: str, common: dict[str, Any]) -> Scheduler:
     )
 
 
-def _check_settings(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
-    """Refuse settings that a scheduler cannot do, or would silently compute wrongly."""
+def check_sampler(settings: SampleConfig, diffusion: DiffusionConfig) -> None:
+    """Refuse settings that a sampler cannot do, or would silently compute wrongly.
+
+    Raises:
+        InputError: naming the flag, and what is allowed with this process and this sampler.
+    """
     name, num_steps, total = settings.sampler, settings.num_steps, diffusion.num_train_timesteps
-    low = {"euler": 2, "heun": 2, "pndm": 4}.get(name, 1)  # one step of euler or heun starts at 0
+    check_sampler_of_process(name, diffusion, "--sampler")
+    # one step of euler or heun starts at 0
+    low = {"euler": 2, "heun": 2, "flow_heun": 2, "pndm": 4}.get(name, 1)
     high = total
     if name in ("dpmpp_2m", "dpmpp_2m_sde", "unipc"):
         high = total - 1  # as many steps as timesteps would repeat one, and divide by 0
@@ -150,5 +177,5 @@ def sampler_settings(arguments: SamplingArguments, config: Config) -> SampleConf
         config.sample, **{name: value for name, value in given.items() if value is not None}
     )
     check_guidance(settings, config)
-    make_scheduler(settings, config.diffusion)
+    check_sampler(settings, config.diffusion)
     return settings

@@ -21,7 +21,7 @@ from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
 from uvit_dia.sampling.probe import sampler_notes
-from uvit_dia.sampling.schedulers import make_scheduler
+from uvit_dia.sampling.schedulers import check_sampler
 from uvit_dia.sweep.cells import Cell
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.schema import Evaluation
@@ -125,7 +125,7 @@ def _count_weights(config: Config) -> int:
 def _check_samplers(config: Config, evaluation: Evaluation) -> None:
     """Refuse samplers that previews or the evaluation would trip over; tell of odd ones."""
     measured = replace(config.sample, sampler=evaluation.sampler, num_steps=evaluation.num_steps)
-    make_scheduler(config.sample, config.diffusion)
+    check_sampler(config.sample, config.diffusion)
     for note in sampler_notes(measured, config.diffusion):
         warn(note)
 

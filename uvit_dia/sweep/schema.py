@@ -13,7 +13,8 @@ from typing import Any
 from uvit_dia.config.fields import Group, check_tree, flat_rules, key, make_group, schema_of, shown
 from uvit_dia.config.files import flatten
 from uvit_dia.config.rules import Rule, choice, integer, number, sequence, text
-from uvit_dia.config.schema import RULES, SAMPLERS, rule_of
+from uvit_dia.config.sampling import ALL_SAMPLERS
+from uvit_dia.config.schema import RULES, rule_of
 from uvit_dia.system.errors import InputError, nearest
 
 MAX_CELLS = 10_000
@@ -43,7 +44,7 @@ class Evaluation(Group, prefix="eval."):
     """How every cell is evaluated."""
 
     num_images: int = key(integer(2, 10**8), "Samples a seed", unit="images")
-    sampler: str = key(choice(*SAMPLERS), "Scheduler of diffusers")
+    sampler: str = key(choice(*ALL_SAMPLERS), "Scheduler of diffusers")
     num_steps: int = key(integer(1, 10**6), "Steps of the sampler", unit="steps")
     seed: int = key(integer(0, 2**31 - 1), "First seed of the samples")
     num_repeats: int = key(integer(1, 10**4), "Seeds, from the first on, measured one by one")

@@ -8,7 +8,7 @@ from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_training_images
-from uvit_dia.diffusion import Diffusion
+from uvit_dia.diffusion import make_process
 from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.evaluation.metrics import check_num_images
 from uvit_dia.models.build import make_model
@@ -16,7 +16,7 @@ from uvit_dia.runs.data_identity import DataIdentity
 from uvit_dia.runs.find import find_paths, with_paths
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.runs.resume import RunCheckpoints
-from uvit_dia.sampling.schedulers import make_scheduler
+from uvit_dia.sampling.schedulers import check_sampler
 from uvit_dia.system.memory import memory_advice
 from uvit_dia.system.notices import told_if_slow
 from uvit_dia.system.processes import failing_together, main_process_first
@@ -40,7 +40,7 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         check_images_at_a_time(config, accelerator.num_processes)
         located = with_paths(config, find_paths(config, folder.path))
         # refuses what a preview would trip over
-        make_scheduler(config.sample, config.diffusion)
+        check_sampler(config.sample, config.diffusion)
         if train.eval_every_steps:
             check_num_images(config.eval.num_images, config.eval.distances)
             source = choose_extractor(located.eval)
@@ -70,7 +70,7 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
         accelerator,
         model,
         make_optimizer(model, config.optimizer),
-        diffusion=Diffusion(config.diffusion, accelerator.device),
+        diffusion=make_process(config.diffusion, accelerator.device),
         batches=batches,
         config=config,
         checkpoints=RunCheckpoints(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from uvit_dia.diffusion import Diffusion
+from uvit_dia.diffusion import Process
 from uvit_dia.rng import integer_rows, normal_rows
 from uvit_dia.system.errors import InputError
 
@@ -33,7 +33,7 @@ class NoisedBatch:
     Attributes:
         x_t: (b, C, H, W) float32, noised images.
         target: (b, C, H, W) float32, what the network should predict.
-        timesteps: (b,) int64 in [0, T).
+        timesteps: (b,) in [0, T), int64 of DDPM, float32 of flow matching.
         dropout_seeds: (b,) int64, one seed an image.
         class_labels: (b,) int64, for a conditional network; else None.
     """
@@ -66,7 +66,7 @@ class NoisedBatch:
 
 def draw_batch(
     x_0: Tensor,
-    diffusion: Diffusion,
+    diffusion: Process,
     *,
     seed: int,
     step: int,
@@ -87,7 +87,7 @@ def draw_batch(
     """
     # Random numbers of positions in the global batch: the same on any number of processes.
     place = (step, rows, batch_size)
-    timesteps = integer_rows(seed, "timesteps", *place, diffusion.config.num_train_timesteps)
+    timesteps = diffusion.draw_timesteps(seed, *place)
     dropout_seeds = integer_rows(seed, "dropout", *place, 2**62)
     eps = normal_rows(seed, "eps", *place, tuple(x_0.shape[1:]), x_0.device)
     timesteps = timesteps.to(x_0.device, non_blocking=True)

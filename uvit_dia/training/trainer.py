@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from uvit_dia.config.schema import Config
 from uvit_dia.data.batches import TrainingBatches
-from uvit_dia.diffusion import Diffusion
+from uvit_dia.diffusion import Process
 from uvit_dia.runs.resume import RunCheckpoints
 from uvit_dia.system.accelerator import execution_of
 from uvit_dia.system.errors import DivergedError, StoppedEarly
@@ -59,7 +59,7 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        diffusion: Diffusion,
+        diffusion: Process,
         batches: TrainingBatches,
         config: Config,
         checkpoints: RunCheckpoints,
@@ -145,9 +145,8 @@ class Trainer:
 
     def _loss(self, model: nn.Module, part: NoisedBatch) -> Tensor:
         """Return the mean loss of some noised images, ()."""
-        prediction = model(
-            part.x_t, part.timesteps, part.class_labels, part.dropout_seeds
-        )  # b C H W
+        time = self.diffusion.network_time(part.timesteps)
+        prediction = model(part.x_t, time, part.class_labels, part.dropout_seeds)  # b C H W
         return self.diffusion.loss(prediction, part.target, part.timesteps).mean()
 
     def _learnt(self, model: nn.Module, part: NoisedBatch) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from uvit_dia.config.schema import DiffusionConfig
+from uvit_dia.diffusion.vp_sde import label_of_steps
+from uvit_dia.rng import integer_rows
 
 
 def scheduler_arguments(config: DiffusionConfig) -> dict[str, Any]:
@@ -51,6 +53,34 @@ class Diffusion:
         if config.loss_weighting == "min_snr":
             weight = min_snr_weight(alphas_cumprod, config.prediction_type, config.min_snr_gamma)
             self._loss_weight = weight.float().to(device)  # T
+        self._labels = None
+        if config.time_labels == "vp_sde":
+            self._labels = label_of_steps(alphas_cumprod).float().to(device)  # T
+
+    def draw_timesteps(self, seed: int, step: int, rows: range, batch_size: int) -> Tensor:
+        """Draw the timesteps of part of a global batch, (len(rows),) int64 on the CPU."""
+        place = (step, rows, batch_size)
+        return integer_rows(seed, "timesteps", *place, self.config.num_train_timesteps)
+
+    def timesteps_in(self, bucket: Tensor, num_buckets: int, place: Tensor) -> Tensor:
+        """Return timesteps within equal parts of [0, T), see `Process`; (B,) int64."""
+        total = self.config.num_train_timesteps
+        low, high = ((bucket + end) * total // num_buckets for end in (0, 1))
+        return (low + place * (high - low) // 2**31).clamp(max=total - 1)
+
+    def network_time(self, timesteps: Tensor) -> Tensor:
+        """Return what the network is told for timesteps, (B,): these, or labels of `vp_sde.py`.
+
+        Between two timesteps, where some samplers stop, the label is linear.
+        """
+        if self._labels is None:
+            return timesteps
+        labels = self._labels.to(timesteps.device)
+        if not timesteps.is_floating_point():
+            return labels[timesteps]
+        below = timesteps.long()
+        above = (below + 1).clamp(max=len(labels) - 1)
+        return torch.lerp(labels[below], labels[above], timesteps.float() - below)
 
     def add_noise(self, x_0: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
         """Return x_t, the images at their noise levels.
