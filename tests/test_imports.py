@@ -39,7 +39,15 @@ ONLY: dict[str, set[str]] = {
         "config.*",
         "system.errors",
     },  # a network knows no schedule and no run
-    "sampling.sampler": {"config.*", "data.images", "data.labels", "diffusion*", "rng", "sampling.*", "system.*"},
+    "sampling.sampler": {
+        "config.*",
+        "data.images",
+        "data.labels",
+        "diffusion*",
+        "rng",
+        "sampling.*",
+        "system.*",
+    },
     "diffusion*": {"config.schema", "diffusion*", "rng"},
     "system.errors": set(),
     "rng": set(),

@@ -13,16 +13,20 @@ from typing import Any
 from absl import flags
 
 from uvit_dia.config.fields import shown
-from uvit_dia.config.flag import config_help, take_overrides
+from uvit_dia.config.flag import config_help, define_config_flag, read_config, take_overrides
 from uvit_dia.config.own_units import import_as_parent, import_modules
 from uvit_dia.config.places import shown_usage
 from uvit_dia.config.sampling import ALL_SAMPLERS
-from uvit_dia.config.schema import rule_of
+from uvit_dia.config.schema import Config, rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.files import expand_home, user_path
 from uvit_dia.system.messages import clip
 
+_CHECKPOINT = (
+    "A run's folder, a step folder, an exported folder, its id on the Hugging Face Hub, or, with "
+    "--config, a file of the U-ViT authors' weights."
+)
 _RUNS_OWN = " (default: the run's config)"
 _LABELS_OWN = " (default: all for samples, as often as in the training set for an evaluation)"
 
@@ -117,6 +121,7 @@ class SamplingArguments:
             turn; by name or number.
         guidance_scale: of classifier-free guidance.
         guidance_interval: lowest and highest timestep with guidance, such as "100,800".
+        config: of a file of weights, which holds none.
     """
 
     checkpoint: Path
@@ -132,6 +137,7 @@ class SamplingArguments:
     class_labels: str | int | Sequence[int | str] | None = None
     guidance_scale: float | None = None
     guidance_interval: str | Sequence[int] | None = None
+    config: Config | None = None
 
 
 def define_sampling_flags(values: flags.FlagValues, *, num_images: int | None = None) -> None:
@@ -143,7 +149,8 @@ def define_sampling_flags(values: flags.FlagValues, *, num_images: int | None = 
     """
     own = "" if num_images else _RUNS_OWN
     flags.DEFINE_integer("num_images", num_images, f"How many images{own}", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "A run's folder or a step folder.", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, _CHECKPOINT, flag_values=values)
+    define_config_flag(values, group=None)
     flags.DEFINE_bool("use_ema", True, "Use the averaged weights.", flag_values=values)
     integers = {
         "num_steps": "Steps of the sampler",
@@ -183,6 +190,7 @@ def sampling_arguments(values: flags.FlagValues) -> SamplingArguments:
         field.name: values[field.name].value for field in fields(SamplingArguments)
     }
     given["checkpoint"] = user_path(given["checkpoint"], "--checkpoint")
+    given["config"] = None if values["config"].value is None else read_config(values)
     return check_sampling(SamplingArguments(**given))
 
 

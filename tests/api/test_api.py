@@ -6,9 +6,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ import sample
 import train
 import uvit_dia
 from tests.support.runs import TINY, result, status, step_folder, tiny_config, train_arguments
-from uvit_dia.api.configs import read_any_config
+from uvit_dia.config.any_config import read_any_config
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.progress import in_notebook, progress_bar
@@ -83,7 +82,7 @@ def test_a_step_folder_and_raw_weights_are_loaded_too(run: Path) -> None:
     newest = uvit_dia.load(run)
     folder = uvit_dia.load(str(step_folder(run, 12)))
     raw = uvit_dia.load(run, use_ema=False)
-    assert "step 12, ema weights" in repr(newest)
+    assert "ema weights of step 12" in repr(newest)
     assert folder.trained.sha256 == newest.trained.sha256 != raw.trained.sha256
     assert not np.array_equal(newest.sample(2, output_type="np"), raw.sample(2, output_type="np"))
 
@@ -113,33 +112,8 @@ def test_wrong_sources_are_refused(run: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             uvit_dia.load(source)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"has a config of its own"):
+    with pytest.raises(InputError, match=r"has its own"):
         uvit_dia.load(run, config="digits_uvit_dia")
-
-
-@pytest.mark.parametrize("source", ["someone/a-model", "weights.pth", "exported"])
-def test_what_is_no_run_is_opened_by_the_export(
-    source: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Hub id, a file, an exported folder, whose config.json is a network's."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "exported").mkdir()
-    for name in ("config.json", "model_index.json"):
-        (tmp_path / "exported" / name).write_text("{}")
-    calls = []
-
-    def open_source(source: str, config: object = None) -> object:
-        calls.append((source, config))
-        return uvit_dia.load(run).trained
-
-    for name in ("uvit_dia.export", "uvit_dia.export.sources"):
-        module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None)
-        module.open_source = open_source  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, name, module)
-    model = uvit_dia.load(source, config="digits_uvit_dia")
-    assert calls == [(source, read_any_config("digits_uvit_dia"))]
-    assert model.trained.sha256 == uvit_dia.load(run).trained.sha256
 
 
 def test_names_at_the_top_are_found_late() -> None:

@@ -1,9 +1,6 @@
 """A trained model from Python: loaded, sampled, measured."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from uvit_dia.api.configs import AnyConfig, read_any_config
 from uvit_dia.cli import SamplingArguments, check_sampling
+from uvit_dia.config.any_config import AnyConfig, read_any_config
 from uvit_dia.evaluation.extractor_files import extractor_at_home
 from uvit_dia.evaluation.run import EvaluationArguments, evaluations
-from uvit_dia.runs.find import check_checkpoint, is_step_folder
-from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.runs.open_model import open_model
+from uvit_dia.runs.sources import find_source
+from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.guidance import chosen_labels
 from uvit_dia.sampling.run import advice_on_batch_size
 from uvit_dia.sampling.sampler import make_sampler
@@ -51,7 +49,7 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         trained = self.trained
-        return f"<uvit_dia model {self._source}, step {trained.step}, {trained.weights} weights>"
+        return f"<uvit_dia model {self._source}, {trained.named_weights}>"
 
     def sample(
         self, num_images: int = 1, *, output_type: str = "pil", **settings: object
@@ -190,27 +188,10 @@ def load(
         InputError: if there is no such thing, or it is damaged.
     """
     chosen = make_accelerator().device if device is None else torch.device(device)
-    path = user_path(str(source), "load")
-    if not _is_run(path):
-        return LoadedModel(_open_elsewhere(source, config, chosen), path, use_ema=use_ema)
-    if config is not None:
-        raise InputError(f"load: {path} has a config of its own; config = ... goes with a .pth")
-    trained = load_run(path, use_ema=use_ema, device=chosen, data_path=data_path, flag="load")
-    return LoadedModel(trained, path, use_ema=use_ema)
-
-
-def _is_run(path: Path) -> bool:
-    """Say whether a path is one of ours: a step folder, or a folder with a run's config."""
-    is_exported = (path / "model_index.json").is_file()
-    return is_step_folder(path) or ((path / "config.json").is_file() and not is_exported)
-
-
-def _open_elsewhere(
-    source: str | Path, config: AnyConfig | None, device: torch.device
-) -> TrainedModel:
-    if find_spec("uvit_dia.export") is None:
-        check_checkpoint(user_path(str(source), "load"), "load")
-        raise InputError(f"load: {source} is neither a run's folder nor a step folder")
-    sources = import_module("uvit_dia.export.sources")
-    opened = sources.open_source(source, config=None if config is None else read_any_config(config))
-    return replace(opened, model=opened.model.to(device).eval().requires_grad_(False))
+    wanted = None if config is None else read_any_config(config)
+    named = user_path(str(source), "load")
+    path = find_source(named, has_config=config is not None, flag="load")
+    trained = open_model(
+        path, config=wanted, use_ema=use_ema, device=chosen, data_path=data_path, flag="load"
+    )
+    return LoadedModel(trained, named, use_ema=use_ema)

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from uvit_dia.api.configs import AnyConfig, read_any_config
 from uvit_dia.api.model import LoadedModel, load
+from uvit_dia.config.any_config import AnyConfig, read_any_config
 from uvit_dia.data.paths import check_paths
 from uvit_dia.runs.find import find_paths, with_paths
 from uvit_dia.runs.folder import RunFolder

@@ -21,7 +21,7 @@ from uvit_dia import cli
 from uvit_dia.evaluation.early_checks import early_score_source, early_source
 from uvit_dia.evaluation.extractor_files import extractor_at_home
 from uvit_dia.evaluation.image_inputs import check_save, find_images, find_reference
-from uvit_dia.runs.find import check_checkpoint
+from uvit_dia.runs.sources import with_source
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import expand_home
 from uvit_dia.system.notices import told_if_slow
@@ -49,7 +49,7 @@ def _evaluate(values: FlagValues) -> None:
     num_repeats = int(values["num_repeats"].value or 1)
     if (arguments.seed or 0) + num_repeats > 2**31:
         raise InputError("--seed and --num_repeats ask for seeds above 2147483647")
-    check_checkpoint(arguments.checkpoint)
+    arguments = with_source(arguments)
     may_download = bool(values["download_weights"].value)
     source = None if may_download else early_source(arguments.checkpoint, extractor, weights)
 

@@ -17,7 +17,8 @@ from uvit_dia.evaluation.extractor_files import ExtractorSource, choose_extracto
 from uvit_dia.evaluation.held_out_loss import make_held_out_loss
 from uvit_dia.evaluation.metrics import COMPARABLE_IMAGES, check_num_images
 from uvit_dia.runs.folder import versions
-from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.runs.open_model import open_model
+from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.sampling.guidance import ClassLabels, as_in, chosen_labels
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.run import advice_on_batch_size
@@ -66,8 +67,9 @@ def evaluate_to_json(sampling: SamplingArguments, arguments: EvaluationArguments
             for that seed.
     """
     accelerator = make_accelerator()
-    trained = load_run(
+    trained = open_model(
         sampling.checkpoint,
+        config=sampling.config,
         use_ema=sampling.use_ema,
         device=accelerator.device,
         data_path=arguments.data_path,

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 from uvit_dia.models.layers import MLP, Attention
 from uvit_dia.models.units.protocol import UnitState
 
-PLACES = ("mlp_input", "mlp_output")
-
 
 class Block(nn.Module):
     """`x + Attn(Norm1(x))`, then `x + MLP(unit(Norm2(x)))`; a skip comes in first, if any.

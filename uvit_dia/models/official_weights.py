@@ -37,7 +37,7 @@ def load_official(
     else:
         name, content = str(source), _read_file(Path(source))
     weights = _without_wrappers(_tensors_of(content, name, entry))
-    problems = _differences(weights, model.state_dict())
+    problems = differences(weights, model.state_dict())
     if problems:
         raise ValueError(f"not the weights of this U-ViT: {'; '.join(problems)}")
     model.load_state_dict(dict(weights), strict=True)
@@ -112,9 +112,9 @@ def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Say in a few words how tensors differ from those that a model has."""
-    first = next(iter(found)).partition(".")[0] + "."
+    first = next(iter(found), "").partition(".")[0] + "."
     if all(key.startswith(first) for key in found) and first.rstrip(".") not in {
         key.partition(".")[0] for key in expected
     }:

@@ -33,7 +33,11 @@ class DataIdentity:
     @classmethod
     def saved_in(cls, checkpoint: Checkpoint) -> "DataIdentity | None":
         """Return that of a checkpoint's training images; None for one that does not record it."""
-        data = checkpoint.manifest.get("data")
+        return cls.from_dict(checkpoint.manifest.get("data"))
+
+    @classmethod
+    def from_dict(cls, data: object) -> "DataIdentity | None":
+        """Return what `as_dict` gave; None for anything else."""
         if not isinstance(data, dict):
             return None
         num_images, images, labels = map(data.get, ("num_images", "images_sha256", "labels_sha256"))

@@ -29,8 +29,8 @@ class TrainedModel:
         model: on the device.
         config: of its run, as the run was last started; its paths are where the files are.
         run: the run's folder, or None for a step folder that lies elsewhere.
-        step: optimizer steps that went into it.
-        weights: "ema" or "model".
+        step: optimizer steps that went into it; 0 where unknown.
+        weights: "ema" or "model"; "official" for those of the U-ViT authors.
         sha256: of the weight file.
         data: the images that it was trained on; None where its checkpoint does not say.
     """
@@ -47,6 +47,11 @@ class TrainedModel:
     def data_fingerprint(self) -> str | None:
         """The SHA-256 of its training images, see `ImageSet.fingerprint`; None where unknown."""
         return None if self.data is None else self.data.images_sha256
+
+    @property
+    def named_weights(self) -> str:
+        """Which weights they are, in words."""
+        return f"{self.weights} weights" + (f" of step {self.step}" if self.step else "")
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -7,12 +7,8 @@ from torch import Tensor
 
 from uvit_dia.config.schema import DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import Diffusion
-from uvit_dia.sampling.safeguards import (
-    clip_x_0,
-    noise_level_at,
-    noise_levels,
-    safeguards,
-)
+from uvit_dia.sampling.noise_levels import clip_x_0, noise_level_at, noise_levels
+from uvit_dia.sampling.safeguards import safeguards
 from uvit_dia.sampling.schedulers import make_scheduler
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction

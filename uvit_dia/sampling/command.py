@@ -10,7 +10,8 @@ depends on weights, sampler settings, seed and i alone.
 """
 
 from uvit_dia import cli
-from uvit_dia.runs.find import check_checkpoint, check_output
+from uvit_dia.runs.find import check_output
+from uvit_dia.runs.sources import with_source
 from uvit_dia.sampling.outputs import KINDS, output_kind
 from uvit_dia.system.files import user_path
 from uvit_dia.system.notices import told_if_slow
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     arguments = cli.sampling_arguments(values)
 
     output = user_path(str(values["output"].value), "--output")
-    check_checkpoint(arguments.checkpoint)
+    arguments = with_source(arguments)
     output_kind(output)  # refuses what is not written
     check_output(output, tuple(KINDS))
 

@@ -6,6 +6,7 @@ but for one part in a hundred. Chains of such small images cost milliseconds.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.rng import position_generator
 from uvit_dia.sampling.chain import Chain
-from uvit_dia.sampling.safeguards import noise_level_at, noise_levels, safeguards
+from uvit_dia.sampling.noise_levels import noise_level_at, noise_levels
+from uvit_dia.sampling.safeguards import safeguards
 
 MEAN, STD = 0.2, 0.3  # of the Gaussian data, in [-1, 1] but for one pixel in a hundred
 LEVEL = 0.6  # the grey levels are this and its negative
@@ -75,6 +77,7 @@ def _samples(
     posterior_mean: Callable[[Tensor, float], Tensor],
 ) -> Tensor:
     """Sample data with the network that knows E[x_0 | x_t], but for an error."""
+    diffusion = replace(diffusion, time_labels="steps")  # the network of the probe knows these
     chain = Chain(settings, diffusion)
     sigmas = noise_levels(alphas_cumprod_of(diffusion))
 

@@ -10,14 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.runs.trained_model import load_run
-from uvit_dia.sampling.guidance import ClassLabels, all_in_turn, chosen_labels, guidance_facts
+from uvit_dia.runs.open_model import open_model
+from uvit_dia.sampling.guidance import ClassLabels, chosen_labels
 from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
 from uvit_dia.sampling.outputs import ARRAY, FOLDER, GRID, output_kind
 from uvit_dia.sampling.probe import sampler_notes
-from uvit_dia.sampling.safeguards import safeguards
 from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank
-from uvit_dia.sampling.schedulers import sampler_facts, sampler_settings
+from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError, NonFiniteImagesError
 from uvit_dia.system.memory import memory_advice
@@ -42,52 +41,53 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     # -- what is sampled
     kind = output_kind(output)
     accelerator = make_accelerator()
-    trained = load_run(arguments.checkpoint, use_ema=arguments.use_ema, device=accelerator.device)
+    trained = open_model(
+        arguments.checkpoint,
+        config=arguments.config,
+        use_ema=arguments.use_ema,
+        device=accelerator.device,
+    )
     config = trained.config
     settings = sampler_settings(arguments, config)
-    labels = chosen_labels(arguments.class_labels, config, trained.class_names)
-    labels = labels or all_in_turn(config)
     if config.model.in_chans not in (1, 3) and kind != ARRAY:
         raise InputError(
             f"--output {output}: images of {config.model.in_chans} channels go to .npz only"
         )
     num_images = arguments.num_images
     assert num_images is not None  # the command has a default
-    batch_size = min(arguments.batch_size or config.sample.batch_size, num_images)
+    sampler = make_sampler(
+        trained.model,
+        config,
+        settings,
+        batch_size=min(arguments.batch_size or config.sample.batch_size, num_images),
+        device=accelerator.device,
+        labels=chosen_labels(arguments.class_labels, config, trained.class_names),
+    )
     folder = None
     if kind == FOLDER:
-        facts = {**sampler_facts(settings), **safeguards(settings, config.diffusion).facts()}
-        facts |= guidance_facts(settings, labels)
-        origin = {"weights_sha256": trained.sha256, "block": batch_size, **facts}
+        facts = sampler.facts()
+        origin = {"weights_sha256": trained.sha256, "block": facts.pop("batch_size"), **facts}
         any_block = arguments.batch_size is None
         # the others see the folder that the first one made
         folder = main_process_first(
             accelerator, lambda: PngFolder(output, origin, any_block=any_block)
         )
-        batch_size = folder.block
+        sampler.batch_size = folder.block
     notes = sampler_notes(settings, config.diffusion) if accelerator.is_main_process else []
     for note in notes:
         warn(note)
     # -- sampling and writing
-    sampler = make_sampler(
-        trained.model,
-        config,
-        settings,
-        batch_size=batch_size,
-        device=accelerator.device,
-        labels=labels,
-    )
-    with advice_on_batch_size(batch_size):
+    with advice_on_batch_size(sampler.batch_size):
         if folder is not None:
             _sample_to_folder(sampler, num_images, folder, accelerator)
         else:
             images = _sample_all(sampler, num_images, accelerator)
             if accelerator.is_main_process:
-                _write_one_file(output, kind, images, labels)
+                _write_one_file(output, kind, images, sampler.labels)
     accelerator.wait_for_everyone()
     accelerator.print(
         f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, "
-        f"seed {settings.seed}, {trained.weights} weights of step {trained.step}"
+        f"seed {settings.seed}, {trained.named_weights}"
     )
 
 

@@ -14,14 +14,11 @@ What was right without is left as it was, to the last bit.
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from uvit_dia.config.schema import SAMPLERS, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import alphas_cumprod_of
+from uvit_dia.sampling.noise_levels import falls_far, noise_level_at, noise_levels
 from uvit_dia.sampling.schedulers import make_scheduler
 
-MAX_FALL = 30.0  # of the noise level in the first step, for a predicted epsilon
 SIGMA_DATA = 0.5  # spread of images in [-1, 1], as in Karras et al. 2022
 MAX_OVERSHOOT = 0.15  # of heun's first step, as a share of the noise that is left
 KARRAS_SIGMA_MAX = 80.0
@@ -88,7 +85,7 @@ def safeguards(settings: SampleConfig, diffusion: DiffusionConfig) -> Safeguards
     can_begin_lower = settings.sampler == "heun" and sigma_0 > KARRAS_SIGMA_MAX
     overshoot = (SIGMA_DATA / sigma_1) ** 2 * sigma_0 / 2 / sigma_1
     # -- epsilon: its error x sigma_0, beside the noise that is left
-    amplifies = diffusion.prediction_type == "epsilon" and sigma_0 > MAX_FALL * sigma_1
+    amplifies = diffusion.prediction_type == "epsilon" and falls_far(sigma_0, sigma_1)
     karras = can_begin_lower and (overshoot > MAX_OVERSHOOT or amplifies)
     needs_clipping = amplifies and not karras
     return Safeguards(
@@ -96,35 +93,3 @@ def safeguards(settings: SampleConfig, diffusion: DiffusionConfig) -> Safeguards
         clips_x_0=(needs_clipping and settings.clip_sample and settings.sampler not in CLIPPING),
         lacks_clipping=needs_clipping and not settings.clip_sample,
     )
-
-
-def noise_levels(alphas_cumprod: Tensor) -> Tensor:
-    """Return sigma = sqrt((1 - alpha-bar) / alpha-bar), (T,) float64."""
-    alphas_cumprod = alphas_cumprod.double()
-    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
-
-
-def noise_level_at(sigmas: Tensor, timestep: Tensor) -> float:
-    """Return sigma at a timestep, (); between two it is linear, as euler and heun take it.
-
-    Args:
-        sigmas: (T,), see `noise_levels`.
-        timestep: in [0, T - 1].
-    """
-    below = int(timestep)
-    above = min(below + 1, len(sigmas) - 1)
-    return float(torch.lerp(sigmas[below], sigmas[above], float(timestep) - below))
-
-
-def clip_x_0(eps: Tensor, x_t: Tensor, sigma: float) -> Tensor:
-    """Return the epsilon whose x_0 is clipped to [-1, 1]; where x_0 is inside, it is unchanged.
-
-    Args:
-        eps: (B, C, H, W), the network's prediction.
-        x_t: (B, C, H, W), what it was given: sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps.
-        sigma: the noise level.
-    """
-    signal = (1 + sigma**2) ** -0.5  # sqrt(alpha-bar)
-    noise = sigma * signal  # sqrt(1 - alpha-bar)
-    x_0 = ((x_t - noise * eps) / signal).clamp(-1, 1)
-    return torch.where(x_0.abs() < 1, eps, (x_t - signal * x_0) / noise)

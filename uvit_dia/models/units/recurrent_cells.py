@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uvit_dia.models.layers import INITIAL_STD, linear_float32
 from uvit_dia.models.units.protocol import check_divides
 
-ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
+ACTIVATION_FUNCTIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 AT_ZERO = {"sigmoid": 0.5, "tanh": 0.0, "relu": 0.0}  # what each gives there
 FORGET_GATE = 1  # place of f among the gates i, f, g, o
 # Between an h and the next stacked cell, in the authors' released CIFAR code.
@@ -45,9 +45,9 @@ class RecurrentCell(nn.Module, ABC):
         super().__init__()
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        if activation not in ACTIVATIONS:
+        if activation not in ACTIVATION_FUNCTIONS:
             raise ValueError(
-                f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+                f"activation must be one of {', '.join(ACTIVATION_FUNCTIONS)}, got {activation!r}"
             )
         if num_cells < 1:
             raise ValueError(f"num_cells must be at least 1, got {num_cells}")
@@ -114,7 +114,7 @@ class RecurrentCell(nn.Module, ABC):
         """
         is_single = self.num_cells == 1  # then h and c are views, whose gradients are no copies
         h_before, c_before = ((p.squeeze(0),) if is_single else p.unbind(0) for p in state)
-        out = ACTIVATIONS[self.activation]
+        out = ACTIVATION_FUNCTIONS[self.activation]
         hs, cs = [], []
         x = s
         for k in range(self.num_cells):

@@ -27,7 +27,7 @@ from uvit_dia.models.units.protocol import (
 SPATIAL_KERNEL = 7  # of CBAM's spatial part
 NORM_MOMENTUM = 0.01  # of CBAM's normalisation, in the authors' code
 PYRAMID = (1, 2, 4)  # sides of SPA's pooled grids
-STD_EPS = 1e-5
+SPREAD_EPS = 1e-5
 
 
 class GridUnit(BottleneckUnit):
@@ -197,7 +197,7 @@ class SGE(AttentionUnit):
         if seen.shape[1] == 1:  # whose standard deviation is not defined
             normalised = torch.zeros_like(likeness)
         else:
-            spread = seen.std(dim=1, keepdim=True) + STD_EPS
+            spread = seen.std(dim=1, keepdim=True) + SPREAD_EPS
             normalised = (likeness - seen.mean(dim=1, keepdim=True)) / spread
         by_group = torch.sigmoid(normalised * self.scale.float() + self.shift.float())  # B L G
         by_channel = by_group.repeat_interleave(self.channels // self.groups, dim=2)  # B L D

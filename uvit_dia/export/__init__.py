@@ -1,0 +1,1 @@
+"""Trained models for others: a folder that diffusers loads, its model card, the Hub."""
