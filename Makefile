@@ -36,8 +36,8 @@ $(VENV)/.installed: $(VENV)/.package
 
 # Train, sample and measure on scikit-learn's digits; again the same command goes on where it was interrupted.
 quickstart: install-package
-	$(BIN)/python train.py --config configs/digits_uvit_dia.py --workdir $(RUN)
-	$(BIN)/python sample.py --checkpoint $(RUN) --num_images 64 --output $(RUN)/grid.png
+	$(BIN)/python train.py --config configs/digits_uvit_dia_cond.py --workdir $(RUN)
+	$(BIN)/python sample.py --checkpoint $(RUN) --num_images 100 --guidance_scale 1.5 --output $(RUN)/grid.png
 	$(BIN)/python eval_fid.py --checkpoint $(RUN) --num_images 500
 	@echo
 	@echo "sample grid:  $(RUN)/grid.png"

@@ -25,6 +25,7 @@ from benchmarks import measure
 from benchmarks.subjects import config_of
 from uvit_dia.config.schema import Config
 from uvit_dia.data.digits import read_digits
+from uvit_dia.data.image_grid import png_bytes
 from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.cache import Cache
 from uvit_dia.evaluation.evaluator import Evaluator
@@ -33,7 +34,6 @@ from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.evaluation.features import extract
 from uvit_dia.evaluation.metrics import KID_SUBSET_SIZE, KID_SUBSETS, compute_metrics
 from uvit_dia.evaluation.real_images import RealImages
-from uvit_dia.sampling.image_files import png_bytes
 from uvit_dia.system.accelerator import make_accelerator
 
 TOLERANCE = 1e-6  # relative, between the two Frechet distances

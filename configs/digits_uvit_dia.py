@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
             "background": "white",
             "skip_unreadable": False,
             "held_out_images": 0,
+            "memory_map": False,
             "random_flip": False,
             "on_device": True,
         }

@@ -17,11 +17,12 @@ import eval_fid
 import sample
 import train
 from tests.support.runs import log_lines, start_train, status, step_folder, train_arguments
+from uvit_dia.data.image_grid import GRID_MARGIN
 from uvit_dia.evaluation.digits_classifier import load_digits_classifier
 from uvit_dia.evaluation.extractor_files import DIGITS_FILE
 from uvit_dia.evaluation.metrics import frechet_distance
 from uvit_dia.runs.checkpoint import facts_sha256
-from uvit_dia.sampling.image_files import GRID_MARGIN, PngFolder
+from uvit_dia.sampling.image_files import PngFolder
 from uvit_dia.sampling.sampler import ImageSampler
 from uvit_dia.system.errors import (
     EXIT_DIVERGED,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.support.features import fake_extractor, random_features, random_images
+from uvit_dia.data.image_grid import png_bytes
 from uvit_dia.evaluation import metrics
 from uvit_dia.evaluation.extractor_files import INCEPTION, find_extractor
 from uvit_dia.evaluation.extractors import Extractor
 from uvit_dia.evaluation.features import extract
 from uvit_dia.evaluation.metrics import check_num_images, compute_metrics, frechet_distance
-from uvit_dia.sampling.image_files import png_bytes
 from uvit_dia.system.errors import InputError
 
 

@@ -11,6 +11,7 @@ from tests.support.configs import changed, diffusion_config
 from tests.support.denoisers import settings_of
 from tests.support.networks import make_uvit, randomise
 from uvit_dia.config.checks import make_config
+from uvit_dia.data.image_grid import image_grid
 from uvit_dia.data.images import ImageSet
 from uvit_dia.models import UViT
 from uvit_dia.models.units.registry import UNITS
@@ -23,7 +24,6 @@ from uvit_dia.sampling.guidance import (
     chosen_labels,
     guidance_facts,
 )
-from uvit_dia.sampling.image_files import image_grid
 from uvit_dia.sampling.sampler import ImageSampler
 from uvit_dia.system.errors import InputError
 

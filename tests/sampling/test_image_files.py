@@ -10,14 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uvit_dia.sampling.image_files import (
-    GRID_MARGIN,
-    PngFolder,
-    image_grid,
-    png_bytes,
-    write_grid,
-    write_npz,
-)
+from uvit_dia.data.image_grid import GRID_MARGIN, image_grid, png_bytes, write_grid
+from uvit_dia.sampling.image_files import PngFolder, write_npz
 from uvit_dia.system.errors import InputError
 
 ORIGIN: dict[str, object] = {"weights_sha256": "ab" * 32, "block": 4, "seed": 0, "eta": 0.0}

@@ -20,6 +20,7 @@ from uvit_dia.config.schema import (
     ModelConfig,
     TrainConfig,
 )
+from uvit_dia.config.training import LISTED
 from uvit_dia.config.units import moves_averages, normalises_over_images
 from uvit_dia.system.errors import InputError
 
@@ -223,8 +224,21 @@ def _check_average(ema: EMAConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    if data.name in ("parquet", "folder") and not data.path:
+    if data.name not in ("digits", "cifar10") and not data.path:
         raise InputError(f"data.path is empty; data.name = {data.name!r} needs a path")
+    if not data.memory_map:
+        return
+    if data.name not in LISTED:
+        raise InputError(
+            f"data.memory_map = True: {data.name} is read as a whole; allowed with "
+            f"{', '.join(LISTED)}"
+        )
+    for name in ("on_device", "held_out_images"):
+        if getattr(data, name):
+            raise InputError(
+                f"data.memory_map = True: data.{name} = {getattr(data, name)} would copy the set "
+                f"into memory; allowed is {type(getattr(data, name))()}"
+            )
 
 
 def extractor_label(name: str) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from uvit_dia.config.fields import Group, key
 from uvit_dia.config.rules import BETAS, boolean, choice, colour, integer, number, text
 
-DATA_NAMES = ("digits", "cifar10", "parquet", "folder")
+DATA_NAMES = ("digits", "cifar10", "parquet", "folder", "zip", "npz", "hf")
+LISTED = ("parquet", "folder", "zip", "hf")  # kinds whose images are decoded one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,12 @@ class DataConfig(Group, prefix="data."):
         "Training images that are not trained on and take the place of a test split; 0 for none",
         unit="images",
         absent=0,
+    )
+    memory_map: bool = key(
+        boolean(),
+        "Decode the set into a file of the cache and read batches from there: for sets that are "
+        "larger than memory",
+        absent=False,
     )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")

@@ -47,7 +47,7 @@ def key_of(listing: Listing, image_format: ImageFormat, *, skip_unreadable: bool
 
 def read(listing: Listing, image_format: ImageFormat, key: str) -> tuple[DecodedSet | None, str]:
     """Return the kept copy, None where there is none; and a note where one is damaged."""
-    path = _path(listing, key)
+    path = place_of(listing, key)
     if path is None or not path.is_file():
         return None, ""
     try:
@@ -67,7 +67,7 @@ def read(listing: Listing, image_format: ImageFormat, key: str) -> tuple[Decoded
 
 def write(listing: Listing, key: str, decoded: DecodedSet) -> str:
     """Keep a copy of decoded images; return a note that says where, or why not."""
-    path = _path(listing, key)
+    path = place_of(listing, key)
     if path is None:
         return "warning: not kept for the next start (no cache folder)"
     header = {
@@ -94,10 +94,11 @@ def write(listing: Listing, key: str, decoded: DecodedSet) -> str:
     return f"kept for the next start in {path}"
 
 
-def _path(listing: Listing, key: str) -> Path | None:
+def place_of(listing: Listing, key: str, suffix: str = ".bin") -> Path | None:
+    """Return the file of a set in the cache; None for a user without one."""
     try:
         folder = cache_folder()
     except (RuntimeError, InputError):  # a user without a home
         return None
     name = "".join(c if c.isalnum() and c.isascii() else "_" for c in listing.name[:40])
-    return folder / "images" / f"{name}-{key[:32]}.bin"
+    return folder / "images" / f"{name}-{key[:32]}{suffix}"

@@ -33,7 +33,12 @@ class DecodedSet:
 
 
 def decode_all(
-    listing: Listing, image_format: ImageFormat, *, skip_unreadable: bool, show_progress: bool
+    listing: Listing,
+    image_format: ImageFormat,
+    *,
+    skip_unreadable: bool,
+    show_progress: bool,
+    into: np.ndarray | None = None,
 ) -> DecodedSet:
     """Decode the images of a listing, in its order.
 
@@ -42,6 +47,7 @@ def decode_all(
         image_format: what they become.
         skip_unreadable: whether images that cannot be read are left out, and not refused.
         show_progress: whether a bar is shown.
+        into: where the images are written, (N, C, H, W) uint8; None for new memory.
 
     Raises:
         InputError: naming the images that cannot be read, or if the set does not fit into memory.
@@ -50,13 +56,7 @@ def decode_all(
     total = listing.num_images + len(unreadable)
     if not skip_unreadable:
         refuse_unreadable(unreadable, total)
-    size = listing.num_images * int(np.prod(image_format.shape))
-    if size > MAX_MEMORY_BYTES:
-        raise InputError(
-            f"data.path: {listing.num_images} images of this size need {size} bytes; at most "
-            f"{MAX_MEMORY_BYTES}"
-        )
-    images = np.empty((listing.num_images, *image_format.shape), dtype=np.uint8)
+    images = _new_array(listing, image_format) if into is None else into
     remarks: Counter[str] = Counter()
     unread_rows: list[int] = []
     bar = progress_bar(
@@ -84,3 +84,13 @@ def decode_all(
         left_out.add("unreadable", f"{each.origin}: {each.reason}")
     notes = tuple(f"{count} {remark}" for remark, count in remarks.items()) + left_out.notes()
     return DecodedSet(images[: len(images) - len(unread_rows)], tuple(unread_rows), notes)
+
+
+def _new_array(listing: Listing, image_format: ImageFormat) -> np.ndarray:
+    size = listing.num_images * int(np.prod(image_format.shape))
+    if size > MAX_MEMORY_BYTES:
+        raise InputError(
+            f"data.path: {listing.num_images} images of this size need {size} bytes; at most "
+            f"{MAX_MEMORY_BYTES} without data.memory_map = True"
+        )
+    return np.empty((listing.num_images, *image_format.shape), dtype=np.uint8)

@@ -21,6 +21,7 @@ class ImageSet:
         class_names: names of the classes, in the order of the labels.
         source: what was read, such as "folder IMAGES, train"; "" for the name.
         notes: what else is worth knowing of how it was read, such as what was left out.
+        known_sha256: its fingerprint, where a memory map was built with it; else "".
     """
 
     name: str
@@ -29,6 +30,7 @@ class ImageSet:
     class_names: tuple[str, ...] = ()
     source: str = ""
     notes: tuple[str, ...] = ()
+    known_sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,19 +50,20 @@ class ImageSet:
         """
         rows = rows.sort().values
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, images=self.images[rows], labels=labels, notes=(*self.notes, note))
+        notes = (*self.notes, note)
+        return replace(self, images=self.images[rows], labels=labels, notes=notes, known_sha256="")
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the images and their shape, as hex digits; computed once."""
-        return self._images_sha256
+        return self.known_sha256 or self._images_sha256
 
     def labels_fingerprint(self) -> str | None:
         """Return the SHA-256 of the labels, as hex digits; None where there are none."""
-        return None if self.labels is None else _sha256(self.labels)
+        return None if self.labels is None else sha256_of(self.labels)
 
     @cached_property
     def _images_sha256(self) -> str:
-        return _sha256(self.images)
+        return sha256_of(self.images)
 
     def summary(self) -> str:
         """Return in one line what was read: images, classes, size, what was left out and why."""
@@ -90,7 +93,8 @@ def to_uint8(x_0: Tensor) -> Tensor:
     return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
 
 
-def _sha256(tensor: Tensor) -> str:
+def sha256_of(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's shape and bytes, as hex digits."""
     digest = hashlib.sha256(str(tuple(tensor.shape)).encode())
     digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from uvit_dia.system.errors import InputError
 FILE_ADVICE = {
     "image": "one image; data.name = 'folder' takes the folder that holds the images",
     "parquet": "a table; data.name = 'parquet' reads it",
-    "archive": "an archive; unpack it, and give the folder that comes out of it",
+    "archive": "an archive; data.name = 'zip' reads .zip files, others have to be unpacked",
 }
 
 
@@ -34,8 +34,8 @@ def check_path(name: str, path: str) -> None:
     Raises:
         InputError: if nothing lies there, or something else.
     """
-    if name == "digits" or (name == "cifar10" and not path):
-        return
+    if name in ("digits", "hf") or (name == "cifar10" and not path):
+        return  # what "hf" names may lie on the Hub
     place = data_path(path)
     try:
         is_there, is_file = place.exists(), place.is_file()
@@ -46,6 +46,9 @@ def check_path(name: str, path: str) -> None:
         raise InputError(f"data.path: no {kind} {place}{_what_is_there(place)}")
     if name == "cifar10":
         find_cifar10(place)
+    elif name in ("zip", "npz"):
+        if not is_file or place.suffix.lower() != f".{name}":
+            raise InputError(f"data.path: {place} is no .{name} file")
     elif is_file and (name == "folder" or kind_of(place.name) in FILE_ADVICE):
         advice = FILE_ADVICE.get(kind_of(place.name), "a file; data.name = 'folder' takes a folder")
         if kind_of(place.name) != name:

@@ -5,21 +5,24 @@ Nothing that is read can run: there are no pickles, and images are decoded by Pi
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from uvit_dia.config.schema import Config
-from uvit_dia.config.training import DATA_NAMES
+from uvit_dia.config.training import DATA_NAMES, LISTED
 from uvit_dia.data import decoded_cache
+from uvit_dia.data.array_files import read_array_file
 from uvit_dia.data.cifar10 import read_cifar10
 from uvit_dia.data.decoded_set import DecodedSet, decode_all
 from uvit_dia.data.decoding import DEFAULT_BACKGROUND, ImageFormat
 from uvit_dia.data.digits import read_digits
 from uvit_dia.data.folders import list_folder
+from uvit_dia.data.hf import list_hf
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.listing import Listing
+from uvit_dia.data.mapped_set import mapped
 from uvit_dia.data.paths import check_path, data_path
+from uvit_dia.data.zip_images import list_zip
 from uvit_dia.rng import permutation
 from uvit_dia.system.errors import InputError
 
@@ -37,16 +40,18 @@ def load_image_set(
     resize: bool = False,
     background: str = DEFAULT_BACKGROUND,
     skip_unreadable: bool = False,
+    memory_map: bool = False,
     show_progress: bool = True,
 ) -> ImageSet | None:
     """Read one split of an image set.
 
     Args:
-        name: "digits", "cifar10", "parquet" or "folder".
+        name: "digits", "cifar10", "parquet", "folder", "zip", "npz" or "hf".
         path: for cifar10 the archive, the folder extracted from it, or a folder that holds, or will
             hold, one of them ("" for the user's cache); for parquet a file, or a folder with train
             and test files; for folder a folder with one sub-folder a class, or with sub-folders
-            train and test that hold them.
+            train and test that hold them; for zip and npz a file, which has no test split; for hf
+            see `hf.py`.
         split: "train" or "test".
         img_size: side of the images in pixels.
         in_chans: 1 for grey, 3 for RGB.
@@ -54,6 +59,7 @@ def load_image_set(
             middle.
         background: colour behind transparent parts: "white", "black" or "#rrggbb".
         skip_unreadable: whether images that cannot be read are left out, and not refused.
+        memory_map: whether the decoded images stay in a file, see `mapped_set.py`.
         show_progress: whether a bar shows downloads and decoding.
 
     Returns:
@@ -66,18 +72,18 @@ def load_image_set(
     if name not in DATA_NAMES:
         raise InputError(f"data.name = {name!r}; allowed is {', '.join(DATA_NAMES)}")
     check_path(name, path)
-    if name in ("parquet", "folder"):
-        image_format = ImageFormat(img_size, in_chans, resize, background)
-        listing = _list(name, data_path(path), split)
+    if name in LISTED:
+        listing = list_images(name, path, split)
         if listing is None:
             return None
-        decoded = _decode(listing, image_format, skip_unreadable, show_progress)
-        return _image_set(listing, decoded)
+        image_format = ImageFormat(img_size, in_chans, resize, background)
+        read = _mapped_set if memory_map else _set_in_memory
+        return read(listing, image_format, skip_unreadable, show_progress)
     image_set = None
     if name == "cifar10":
         image_set = read_cifar10(path, split, show_progress=show_progress)
     elif split == "train":
-        image_set = read_digits()
+        image_set = read_digits() if name == "digits" else read_array_file(data_path(path))
     found = None if image_set is None else tuple(image_set.images.shape[1:])
     if found not in (None, (in_chans, img_size, img_size)):
         raise InputError(
@@ -87,12 +93,18 @@ def load_image_set(
     return image_set
 
 
-def _list(name: str, path: Path, split: str) -> Listing | None:
+def list_images(name: str, path: str, split: str) -> Listing | None:
+    """List the images of a split of one of the kinds in `LISTED`; None where there is none."""
+    if name == "hf":
+        return list_hf(path, split)
+    place = data_path(path)
     if name == "folder":
-        return list_folder(path, split)
+        return list_folder(place, split)
+    if name == "zip":
+        return list_zip(place, "data.path", has_classes=True) if split == "train" else None
     from uvit_dia.data.parquet import list_parquet
 
-    return list_parquet(path, split)
+    return list_parquet(place, split)
 
 
 def _decode(
@@ -115,6 +127,21 @@ def _decode(
     return replace(decoded, notes=(*decoded.notes, *notes))
 
 
+def _set_in_memory(
+    listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
+) -> ImageSet:
+    return _image_set(listing, _decode(listing, image_format, skip_unreadable, show_progress))
+
+
+def _mapped_set(
+    listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
+) -> ImageSet:
+    kept = mapped(
+        listing, image_format, skip_unreadable=skip_unreadable, show_progress=show_progress
+    )
+    return replace(_image_set(listing, kept.decoded), known_sha256=kept.sha256)
+
+
 def read_listing(
     listing: Listing, img_size: int, in_chans: int, *, show_progress: bool
 ) -> ImageSet:
@@ -124,7 +151,7 @@ def read_listing(
         InputError: if one cannot be read, or has another size.
     """
     image_format = ImageFormat(img_size, in_chans)
-    return _image_set(listing, _decode(listing, image_format, False, show_progress))
+    return _set_in_memory(listing, image_format, False, show_progress)
 
 
 def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
@@ -189,5 +216,6 @@ def _load_images(config: Config, split: str, *, show_progress: bool) -> ImageSet
         resize=config.data.resize,
         background=config.data.background,
         skip_unreadable=config.data.skip_unreadable,
+        memory_map=config.data.memory_map,
         show_progress=show_progress,
     )

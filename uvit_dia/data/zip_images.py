@@ -9,8 +9,14 @@ from uvit_dia.data.listing import EncodedImage, Listing
 from uvit_dia.system.errors import InputError
 
 
-def list_zip(path: Path, flag: str) -> Listing:
-    """List the images of an archive, in the order of their names; folders in it mean nothing.
+def list_zip(path: Path, flag: str, *, has_classes: bool = False) -> Listing:
+    """List the images of an archive, in the order of their names.
+
+    Args:
+        path: the archive.
+        flag: that it was given to, for messages.
+        has_classes: whether the folders in it are classes, where every image lies in one; else they
+            mean nothing.
 
     Raises:
         InputError: if it is not to be read (see `checked_members`), or holds no images.
@@ -32,11 +38,15 @@ def list_zip(path: Path, flag: str) -> Listing:
     encoded = [
         EncodedImage(f"{path}:{name}", partial(read_member, path, name, flag)) for name in images
     ]
+    folders = [PurePosixPath(name).parent.name for name in images]
+    classes = tuple(sorted(set(folders))) if has_classes and all(folders) else ()
     return Listing(
         path.stem,
         f"archive {path}",
         len(images),
         lambda: iter(encoded),
         (path,),
+        labels=tuple(classes.index(folder) for folder in folders) if classes else None,
+        class_names=classes,
         notes=(f"{others} other files left out",) if others else (),
     )

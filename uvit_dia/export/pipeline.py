@@ -97,9 +97,8 @@ class UViTPipeline(DiffusionPipeline):
         """
         config = self.unet.config
         device = self._execution_device
+        self._check(guidance_scale, output_type)
         labels = self._labels(class_labels, num_images, device)
-        if guidance_scale != 1 and self.config["null_class"] is None:
-            raise ValueError("guidance_scale: the network was trained without a label for no class")
         # -- noise, and the scheduler's times
         generators = generators_of(generator, seed, num_images)
         shape = (config.in_chans, config.img_size, config.img_size)
@@ -123,13 +122,14 @@ class UViTPipeline(DiffusionPipeline):
         if type(self.scheduler).__name__ == "DDPMScheduler":
             x = step.pred_original_sample  # its last step has no noise
         self.maybe_free_model_hooks()
-        images = self._images(x, output_type)
+        images = self.image_processor.postprocess(x, output_type=output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _images(self, x: Tensor, output_type: str) -> Any:  # noqa: ANN401
+    def _check(self, guidance_scale: float, output_type: str) -> None:
+        if guidance_scale != 1 and self.config["null_class"] is None:
+            raise ValueError("guidance_scale: the network was trained without a label for no class")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type = {output_type!r}; allowed is pil, np, pt")
-        return self.image_processor.postprocess(x, output_type=output_type)
 
     # ------------------------------------------------------------ the network
 

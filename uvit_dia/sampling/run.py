@@ -10,9 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_dia.cli import SamplingArguments
+from uvit_dia.data.image_grid import write_grid
 from uvit_dia.runs.open_model import open_model
 from uvit_dia.sampling.guidance import ClassLabels, chosen_labels
-from uvit_dia.sampling.image_files import PngFolder, write_grid, write_npz
+from uvit_dia.sampling.image_files import PngFolder, write_npz
 from uvit_dia.sampling.outputs import ARRAY, FOLDER, GRID, output_kind
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank

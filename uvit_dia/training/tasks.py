@@ -9,13 +9,13 @@ from torch import nn
 
 from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.config.schema import Config
+from uvit_dia.data.image_grid import image_grid, write_grid
 from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource
 from uvit_dia.evaluation.held_out_loss import HeldOutLoss, make_held_out_loss
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.sampling.guidance import as_in
-from uvit_dia.sampling.image_files import image_grid, write_grid
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
 from uvit_dia.system.errors import NonFiniteImagesError
