@@ -50,8 +50,7 @@ def load_image_set(
         path: for cifar10 the archive, the folder extracted from it, or a folder that holds, or will
             hold, one of them ("" for the user's cache); for parquet a file, or a folder with train
             and test files; for folder a folder with one sub-folder a class, or with sub-folders
-            train and test that hold them; for zip and npz a file, which has no test split; for hf
-            see `hf.py`.
+            train and test that hold them; for zip and npz a file; for hf see `hf.py`.
         split: "train" or "test".
         img_size: side of the images in pixels.
         in_chans: 1 for grey, 3 for RGB.
@@ -77,8 +76,8 @@ def load_image_set(
         if listing is None:
             return None
         image_format = ImageFormat(img_size, in_chans, resize, background)
-        read = _mapped_set if memory_map else _set_in_memory
-        return read(listing, image_format, skip_unreadable, show_progress)
+        build = _mapped_set if memory_map else _set_in_memory
+        return build(listing, image_format, skip_unreadable, show_progress)
     image_set = None
     if name == "cifar10":
         image_set = read_cifar10(path, split, show_progress=show_progress)

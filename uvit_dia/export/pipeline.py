@@ -103,8 +103,7 @@ class UViTPipeline(DiffusionPipeline):
         generators = generators_of(generator, seed, num_images)
         shape = (config.in_chans, config.img_size, config.img_size)
         noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
-        steps = num_inference_steps or self.config["num_steps"]
-        self._set_timesteps(steps, device)
+        self._set_timesteps(num_inference_steps or self.config["num_steps"], device)
         x = noise.to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         clips = self._clips()
         extra = self._step_arguments(generators, eta)
