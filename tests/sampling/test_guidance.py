@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -223,6 +224,10 @@ def test_what_the_images_depend_on_is_told(model: UViT) -> None:
         ("cat, 9,cat", [0, 9, 0], "0,9,0"),
         (["dog", 4], [1, 4], "1,4"),
         ("7", [2], "2"),  # a class of that name
+        (np.array([8, 0]), [8, 0], "8,0"),
+        (np.int64(4), [4], "4"),
+        (torch.tensor([5, 5, 1]), [5, 5, 1], "5,5,1"),
+        (range(3), [0, 1, 2], "0,1,2"),
     ],
 )
 def test_classes_are_chosen_by_number_or_name(value: Any, classes: list[int], rule: str) -> None:
@@ -239,6 +244,9 @@ def test_classes_are_chosen_by_number_or_name(value: Any, classes: list[int], ru
         ("dgo", "did you mean dog?"),
         ("", "'': allowed"),
         ([], "no class is named"),
+        (2.5, "'2.5': allowed is 0 to 9"),
+        (True, "'True': allowed is 0 to 9"),
+        (np.array([3, 10]), "'10': allowed is 0 to 9"),
     ],
 )
 def test_other_classes_are_refused(value: Any, said: str) -> None:

@@ -9,6 +9,7 @@ arXiv:2404.07724).
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,14 +66,15 @@ def as_in(images: ImageSet, config: Config) -> ClassLabels | None:
 
 
 def chosen_labels(
-    value: str | int | Sequence[int | str] | None,
+    value: str | int | Iterable[int | str] | np.ndarray | Tensor | None,
     config: Config,
     class_names: Sequence[str] | None,
 ) -> ClassLabels | None:
     """Read the classes that a user wants.
 
     Args:
-        value: a class, several, or "all"; by number or name. None leaves the choice to the caller.
+        value: a class, several (a sequence, an array, or a text with commas), or "all"; by number
+            or name. None leaves the choice to the caller.
         config: of the run.
         class_names: of its training set, in the order of the labels; None where unknown.
 
@@ -86,12 +88,14 @@ def chosen_labels(
         return None
     if not config.is_conditional:
         raise InputError("--class_labels: this network was trained without classes")
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        value = value.tolist()
     if value == ALL:
         return all_in_turn(config)
     if isinstance(value, str):
         items: list[int | str] = [item.strip() for item in value.split(",")]
     else:
-        items = [value] if isinstance(value, int) else list(value)
+        items = list(value) if isinstance(value, Iterable) else [value]
     numbers = [_number(item, config.num_data_classes, class_names or ()) for item in items]
     if not numbers:
         raise InputError("--class_labels: no class is named")
