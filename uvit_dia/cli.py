@@ -60,7 +60,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
         raise SystemExit(0)
     try:
-        words = values.read_flags_from_files(list(argv), force_gnu=False)  # of --flagfile
+        words = values.read_flags_from_files(_one_interval(argv), force_gnu=False)  # of --flagfile
         rest = values(take_overrides(values, words))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
@@ -75,6 +75,17 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         )
     import_as_parent()
     import_modules(values["import"].value or [])
+
+
+def _one_interval(argv: Sequence[str]) -> list[str]:
+    """Return a command line in which `--guidance_interval LOW HIGH` is one word."""
+    words = list(argv)
+    for index, word in enumerate(words[:-2]):
+        low, high = words[index + 1 : index + 3]
+        if word in ("--guidance_interval", "-guidance_interval") and high.isdecimal():
+            words[index : index + 3] = [f"{word}={low},{high}"]
+            break
+    return words
 
 
 def _config_at_home(argv: Sequence[str]) -> list[str]:
@@ -226,7 +237,7 @@ def parse_interval(value: str | Sequence[int]) -> tuple[int, int]:
     Raises:
         InputError: if it is not two timesteps, the lower one first.
     """
-    items = value.split(",") if isinstance(value, str) else list(value)
+    items = value.split(",") if isinstance(value, str) else value
     try:
         low, high = (int(item) for item in items)
     except (TypeError, ValueError) as error:

@@ -57,7 +57,7 @@ from uvit_dia.config.rules import parse_blocks
         ({"sample.guidance_scale": 2.0}, ("guidance_scale = 2.0", "train.label_dropout above 0")),
         (
             {"sample.guidance_low": 9, "sample.guidance_high": 8},
-            ("guidance_low = 9", "guidance_high = 8"),
+            ("guidance interval 9,8", "without classes"),
         ),
         (
             {"diffusion.beta_schedule": "linear", "diffusion.beta_end": 0.5},

@@ -20,7 +20,7 @@ from uvit_dia.models.layers import Attention, PatchEmbed, timestep_embedding, un
 from uvit_dia.models.units.gate import GATE_INITS
 from uvit_dia.models.units.protocol import UnitState
 from uvit_dia.models.units.recurrent import RecurrentUnit
-from uvit_dia.models.units.recurrent_cells import ACTIVATIONS, AT_ZERO, LSTMCell
+from uvit_dia.models.units.recurrent_cells import ACTIVATION_FUNCTIONS, AT_ZERO, LSTMCell
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -639,8 +639,8 @@ def test_every_unit_compiles_to_one_graph(name: str, gate_init: str) -> None:
     torch.testing.assert_close(predict(compiled), predict(model), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATION_FUNCTIONS)
 def test_gate_of_zero_is_that_of_the_activation(activation: str) -> None:
-    expected = 0.5 * ACTIVATIONS[activation](torch.zeros(()))
-    assert AT_ZERO.keys() == ACTIVATIONS.keys()
+    expected = 0.5 * ACTIVATION_FUNCTIONS[activation](torch.zeros(()))
+    assert AT_ZERO.keys() == ACTIVATION_FUNCTIONS.keys()
     assert LSTMCell(4, activation).initial_gate() == expected

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +11,10 @@ from torch import Tensor
 from tests.support.configs import changed, diffusion_config
 from tests.support.denoisers import settings_of
 from tests.support.networks import make_uvit, randomise
+from uvit_dia import cli
 from uvit_dia.config.checks import make_config
+from uvit_dia.config.sampling import ALL_SAMPLERS, FLOW_SAMPLERS, VP_SDE_SAMPLERS
+from uvit_dia.config.schema import Config
 from uvit_dia.data.image_grid import image_grid
 from uvit_dia.data.images import ImageSet
 from uvit_dia.models import UViT
@@ -100,6 +104,52 @@ def test_outside_its_interval_guidance_has_scale_1(
         assert is_plain == (calls == 1)
 
 
+@pytest.mark.parametrize("name", ALL_SAMPLERS)
+def test_no_sampler_sees_more_of_guidance_than_the_prediction(model: UViT, name: str) -> None:
+    """Whatever the process, the guided prediction stands in for the network's."""
+    num_steps, low, high = 10, 200, 700
+    changes: dict[str, Any] = {}
+    if name in FLOW_SAMPLERS:
+        changes = {"process": "flow", "prediction_type": "velocity"}
+    elif name in VP_SDE_SAMPLERS:
+        changes = {"time_labels": "vp_sde"}
+    settings = settings_of(name, num_steps, clip_sample=True)
+    told = torch.tensor([0, 1, 2, 0])
+    seen: list[float] = []
+
+    def guided_network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        seen.append(float(timesteps[0]))
+        with_class = model(x_t, timesteps, told)
+        if not low <= seen[-1] <= high:
+            return with_class
+        without = model(x_t, timesteps, torch.full((4,), NULL))
+        return without + 2.0 * (with_class - without)
+
+    place: dict[str, Any] = {"shape": (1, 8, 8), "batch_size": 4, "device": "cpu"}
+    wanted = ImageSampler(guided_network, diffusion_config(**changes), settings, **place)
+    limits = {"guidance_scale": 2.0, "guidance_low": low, "guidance_high": high}
+    made = ImageSampler(
+        model,
+        diffusion_config(**changes),
+        replace(settings, **limits),  # type: ignore[arg-type]
+        **place,
+        labels=ClassLabels(torch.arange(3), "all"),
+        null_class=NULL,
+    )
+    (_, expected), (_, images) = next(wanted.sample(range(4))), next(made.sample(range(4)))
+    assert (expected.int() - images.int()).abs().max() <= 1  # grey level
+    assert made.nfe == len(seen) + sum(low <= time <= high for time in seen)
+    assert len(seen) < made.nfe < 2 * len(seen)
+
+
+def test_labels_do_not_break_the_graph_of_a_compiled_network() -> None:
+    small = make_uvit(num_classes=4, depth=0)
+    compiled = torch.compile(small, backend="eager", fullgraph=True)
+    inputs = torch.zeros(3, 3, 8, 8), torch.full((3,), 500), labels(0, 1, 3)
+    with torch.no_grad():
+        assert torch.equal(compiled(*inputs), small(*inputs))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["none", *UNITS])
 def test_every_unit_works_beside_the_label(attention: str) -> None:
@@ -174,6 +224,10 @@ def test_what_the_images_depend_on_is_told(model: UViT) -> None:
         ("cat, 9,cat", [0, 9, 0], "0,9,0"),
         (["dog", 4], [1, 4], "1,4"),
         ("7", [2], "2"),  # a class of that name
+        (np.array([8, 0]), [8, 0], "8,0"),
+        (np.int64(4), [4], "4"),
+        (torch.tensor([5, 5, 1]), [5, 5, 1], "5,5,1"),
+        (range(3), [0, 1, 2], "0,1,2"),
     ],
 )
 def test_classes_are_chosen_by_number_or_name(value: Any, classes: list[int], rule: str) -> None:
@@ -190,6 +244,9 @@ def test_classes_are_chosen_by_number_or_name(value: Any, classes: list[int], ru
         ("dgo", "did you mean dog?"),
         ("", "'': allowed"),
         ([], "no class is named"),
+        (2.5, "'2.5': allowed is 0 to 9"),
+        (True, "'True': allowed is 0 to 9"),
+        (np.array([3, 10]), "'10': allowed is 0 to 9"),
     ],
 )
 def test_other_classes_are_refused(value: Any, said: str) -> None:
@@ -208,6 +265,51 @@ def test_an_unconditional_network_knows_no_classes() -> None:
         check_guidance(config.sample, config)
 
 
+@pytest.mark.parametrize(
+    ("config", "low", "high", "said"),
+    [
+        (UNCONDITIONAL, 100, 800, "interval 100,800: this network is trained without classes"),
+        (CONDITIONAL, 800, 100, "interval 800,100 holds no timestep of 0 to 999"),
+        (CONDITIONAL, 1000, 2000, "interval 1000,2000 holds no timestep of 0 to 999"),
+    ],
+)
+def test_an_interval_without_effect_is_refused(
+    config: Config, low: int, high: int, said: str
+) -> None:
+    limits = replace(config.sample, guidance_low=low, guidance_high=high)
+    with pytest.raises(InputError, match=said):
+        check_guidance(limits, config)
+    classes = {"model.num_classes": config.model.num_classes}
+    changes = {**classes, "sample.guidance_low": low, "sample.guidance_high": high}
+    if config.is_conditional:
+        changes["train.label_dropout"] = 0.1
+    with pytest.raises(InputError, match=said):
+        make_config(changed(changes))
+
+
+@pytest.mark.parametrize(
+    ("words", "interval"),
+    [
+        (["--guidance_interval", "100", "800", "--seed=3"], "100,800"),
+        (["--seed=3", "--guidance_interval", "100", "800"], "100,800"),
+        (["--guidance_interval", "100,800", "--seed", "3"], "100,800"),
+        (["--guidance_interval=100,800", "--seed=3"], "100,800"),
+    ],
+)
+def test_an_interval_is_two_words_or_one(words: list[str], interval: str) -> None:
+    values = cli.new_flags()
+    cli.define_sampling_flags(values, num_images=4)
+    cli.parse_flags(values, ["sample.py", "--checkpoint=x", *words], "")
+    arguments = cli.sampling_arguments(values)
+    assert (arguments.guidance_interval, arguments.seed) == (interval, 3)
+
+
+@pytest.mark.parametrize("value", ["5", "5,6,7", "a,b", "9,5", "-1,5", 7, None, 2.5, [1]])
+def test_no_interval_is_made_up(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^--guidance_interval .*: allowed is"):
+        cli.parse_interval(value)
+
+
 def test_an_evaluation_has_the_frequencies_of_the_training_set() -> None:
     classes = torch.tensor([0] * 60 + [1] * 30 + list(range(2, 10)) * 3)
     images = ImageSet("made", torch.zeros(len(classes), 1, 8, 8, dtype=torch.uint8), classes)
@@ -219,6 +321,25 @@ def test_an_evaluation_has_the_frequencies_of_the_training_set() -> None:
     assert 20 < int((once[:57] == 0).sum()) < 40  # mixed, as are the others
     assert torch.equal(as_in(images, CONDITIONAL).of([5, 9]), once[[5, 9]])  # type: ignore[union-attr]
     assert as_in(images, UNCONDITIONAL) is None
+
+
+@pytest.mark.parametrize(
+    "counts", [[178, 182, 177, 183, 181, 182, 181, 179, 174, 180], [9000, 1000]]
+)
+def test_any_first_images_of_an_evaluation_have_these_frequencies_nearly(counts: list[int]) -> None:
+    """Within 3 images, at every number of images; a shuffled order misses by 10 and more."""
+    classes = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    classes = classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))]
+    images = ImageSet("made", torch.zeros(len(classes), 1, 8, 8, dtype=torch.uint8), classes)
+    network = {"model.num_classes": len(counts) + 1, "data.name": "folder", "data.path": "x"}
+    rule = as_in(images, make_config(changed({**network, "train.label_dropout": 0.1})))
+    assert rule is not None
+    first = rule.of(range(len(classes)))
+    for label, count in enumerate(counts):
+        found = (first == label).cumsum(0)
+        asked = torch.arange(1, len(classes) + 1) * count / len(classes)
+        assert (found - asked).abs().max() <= 3
+        assert int(found[-1]) == count
 
 
 def test_a_grid_has_a_row_a_class() -> None:

@@ -11,7 +11,7 @@ from uvit_dia.config.attention_checks import check_attention
 from uvit_dia.config.fields import check_tree, make_group, schema_of
 from uvit_dia.config.network import FLOW_PREDICTION_TYPES, PREDICTION_TYPES
 from uvit_dia.config.rules import HELD_OUT_LOSS
-from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS
+from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS, check_interval
 from uvit_dia.config.schema import (
     Config,
     DataConfig,
@@ -67,11 +67,8 @@ def _check_classes(config: Config) -> None:
             f"sample.guidance_scale = {sample.guidance_scale} needs a network that was trained "
             "with train.label_dropout above 0"
         )
-    if sample.guidance_low > sample.guidance_high:
-        raise InputError(
-            f"sample.guidance_low = {sample.guidance_low} is above guidance_high = "
-            f"{sample.guidance_high}"
-        )
+    num_timesteps = config.diffusion.num_train_timesteps
+    check_interval(sample, num_timesteps, is_conditional=config.is_conditional)
     known = NUM_CLASSES.get(config.data.name)
     if config.is_conditional and known not in (None, config.num_data_classes):
         extra = " and one label for no class" if config.null_class is not None else ""

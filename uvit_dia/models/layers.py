@@ -56,6 +56,22 @@ def unpatchify(patches: Tensor, patch_size: int, img_size: int) -> Tensor:
     )
 
 
+def check_class_labels(class_labels: Tensor, num_classes: int) -> None:
+    """Check that labels, (B,) int64, have a row each of an embedding of `num_classes` rows.
+
+    On the CPU alone: elsewhere the host would have to wait for the labels. And not while the
+    network is compiled: how many labels are wrong would break its graph.
+
+    Raises:
+        ValueError: naming the first label that has none.
+    """
+    if class_labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = class_labels[(class_labels < 0) | (class_labels >= num_classes)]
+    if wrong.numel():
+        raise ValueError(f"class_labels must be in 0 .. {num_classes - 1}, got {int(wrong[0])}")
+
+
 def initialise_linear(module: nn.Module) -> None:
     """Draw the weights of all Linear layers in a module as U-ViT does, and zero their biases."""
     for layer in module.modules():

@@ -19,6 +19,7 @@ from uvit_dia.models.block import Block
 from uvit_dia.models.layers import (
     INITIAL_STD,
     PatchEmbed,
+    check_class_labels,
     initialise_linear,
     timestep_embedding,
     unpatchify,
@@ -179,13 +180,8 @@ class UViT(UnitsOfBlocks, ModelMixin, ConfigMixin):  # type: ignore[misc]
             )
         if (class_labels is None) != (self.num_extra_tokens == 1):
             raise ValueError("class_labels belong to a model with num_classes > 0, and only to one")
-        # elsewhere than on the CPU the host would have to wait for the labels
-        if class_labels is not None and class_labels.device.type == "cpu":
-            wrong = class_labels[(class_labels < 0) | (class_labels >= config["num_classes"])]
-            if wrong.numel():
-                raise ValueError(
-                    f"class_labels must be in 0 .. {config['num_classes'] - 1}, got {int(wrong[0])}"
-                )
+        if class_labels is not None:
+            check_class_labels(class_labels, config["num_classes"])
 
     def _embed(self, x_t: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         """Make the tokens: [label], time, patches; plus the position embedding; (B, L, D)."""

@@ -172,6 +172,7 @@ def settings_block(results: SweepResults) -> list[Block]:
         ("SHA-256 of the reference images", str(settings["reference_sha256"])),
         ("sampled images (N)", str(settings["num_images"])),
         ("sampler", f"{settings['sampler']}, {settings['num_steps']} steps"),
+        *_guidance(settings),
         ("network evaluations an image (NFE)", _listed(counts["nfe"])),
         ("weights", "averaged (EMA)" if settings["weights"] == "ema" else str(settings["weights"])),
         ("sample seeds a run", _listed(plural(n, "seed") for n in counts["num_sample_seeds"])),
@@ -180,6 +181,18 @@ def settings_block(results: SweepResults) -> list[Block]:
     return [
         Heading("How the metric was measured"),
         Table(words("tables", "settings"), ("setting", "value"), rows, labels=2),
+    ]
+
+
+def _guidance(settings: Record) -> list[tuple[str, str]]:
+    """Return the rows of networks that are told classes."""
+    if settings.get("guidance_scale") is None:
+        return []
+    interval = settings.get("guidance_interval")
+    limits = f", at timesteps {interval}" if interval else ""
+    return [
+        ("classes of the samples", str(settings.get("class_labels"))),
+        ("guidance scale", f"{settings['guidance_scale']}{limits}"),
     ]
 
 

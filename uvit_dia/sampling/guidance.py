@@ -9,18 +9,18 @@ arXiv:2404.07724).
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from uvit_dia.config.sampling import check_interval
 from uvit_dia.config.schema import Config, SampleConfig
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.labels import check_labels
-from uvit_dia.rng import permutation
 from uvit_dia.system.errors import InputError, nearest
 from uvit_dia.system.messages import clip
 
 ALL = "all"
-_NO_LIMIT = SampleConfig.guidance_high  # the key's default: above any timestep
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,31 @@ def all_in_turn(config: Config) -> ClassLabels | None:
 def as_in(images: ImageSet, config: Config) -> ClassLabels | None:
     """Return the rule of an evaluation: classes are as frequent as among the images.
 
-    Image i has the class of the i-th training image in an order that is always the same.
+    The N labels of the set, sorted, are walked through in the order of a Weyl sequence: the
+    multiples of the golden ratio modulo 1, which spread any first n of them evenly. So a class is
+    among any first n images as often as its share asks, give or take a few, and among N exactly. A
+    shuffled order would have it off by several times as many, which a distance at a few hundred
+    images measures.
     """
     if not config.is_conditional:
         return None
     check_labels(images, config)
     assert images.labels is not None
-    order = permutation(0, "evaluation labels", 0, len(images))
-    return ClassLabels(images.labels.cpu()[order], "as in the training set")
+    place = torch.arange(len(images), dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1
+    in_turn = images.labels.cpu().sort().values[place.argsort().argsort()]
+    return ClassLabels(in_turn, "as in the training set")
 
 
 def chosen_labels(
-    value: str | int | Sequence[int | str] | None,
+    value: str | int | Iterable[int | str] | np.ndarray | Tensor | None,
     config: Config,
     class_names: Sequence[str] | None,
 ) -> ClassLabels | None:
     """Read the classes that a user wants.
 
     Args:
-        value: a class, several, or "all"; by number or name. None leaves the choice to the caller.
+        value: a class, several (a sequence, an array, or a text with commas), or "all"; by number
+            or name. None leaves the choice to the caller.
         config: of the run.
         class_names: of its training set, in the order of the labels; None where unknown.
 
@@ -82,12 +88,14 @@ def chosen_labels(
         return None
     if not config.is_conditional:
         raise InputError("--class_labels: this network was trained without classes")
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        value = value.tolist()
     if value == ALL:
         return all_in_turn(config)
     if isinstance(value, str):
         items: list[int | str] = [item.strip() for item in value.split(",")]
     else:
-        items = [value] if isinstance(value, int) else list(value)
+        items = list(value) if isinstance(value, Iterable) else [value]
     numbers = [_number(item, config.num_data_classes, class_names or ()) for item in items]
     if not numbers:
         raise InputError("--class_labels: no class is named")
@@ -109,11 +117,13 @@ def _number(item: int | str, num_classes: int, names: Sequence[str]) -> int:
 
 
 def check_guidance(settings: SampleConfig, config: Config) -> None:
-    """Refuse guidance of a network that knows no "no class".
+    """Refuse guidance of a network that knows no "no class", and an interval without timesteps.
 
     Raises:
-        InputError: saying what the network lacks.
+        InputError: saying what the network lacks, or which timesteps it has.
     """
+    num_timesteps = config.diffusion.num_train_timesteps
+    check_interval(settings, num_timesteps, is_conditional=config.is_conditional)
     if settings.guidance_scale == 1 or config.null_class is not None:
         return
     lacks = "train.label_dropout above 0" if config.is_conditional else "classes"
@@ -147,7 +157,8 @@ class GuidedDenoiser:
         self._model = model
         self._labels = class_labels
         self._scale = settings.guidance_scale
-        self._interval = settings.guidance_low, settings.guidance_high
+        self._interval = (settings.guidance_low, settings.guidance_high)
+        self._has_interval = settings.has_interval
         if null_class is None:
             self._scale = 1.0
         else:
@@ -170,9 +181,9 @@ class GuidedDenoiser:
         return without + scale * (with_class - without)
 
     def _guides_at(self, timesteps: Tensor) -> bool:
-        low, high = self._interval
-        if low == 0 and high >= _NO_LIMIT:  # the usual case needs no look at the device
+        if not self._has_interval:  # the usual case needs no look at the device
             return True
+        low, high = self._interval
         return low <= float(timesteps[0]) <= high
 
 
@@ -184,6 +195,6 @@ def guidance_facts(settings: SampleConfig, labels: ClassLabels | None) -> dict[s
         "class_labels": labels.rule,
         "guidance_scale": settings.guidance_scale,
     }
-    if settings.guidance_low or settings.guidance_high < _NO_LIMIT:
+    if settings.has_interval:
         facts["guidance_interval"] = [settings.guidance_low, settings.guidance_high]
     return facts
