@@ -175,6 +175,8 @@ def problem_of(command: Command) -> str | None:
         return None if extra and extra[1] in EXTRAS else "no such extra"
     if program in ("python", "python3") and words[1:2] == ["-m"]:
         return None if find_spec(words[2]) else f"no module {words[2]}"
+    if program in ("python", "python3") and words[1:2] and words[1].endswith(".py"):
+        return None if (ROOT / words[1]).is_file() else f"no file {words[1]}"
     if program in ("accelerate", "torchrun") or SHELL_LINES.match(command.text):
         return None
     return "a command that the tests do not know; teach them, or list it"
@@ -193,6 +195,7 @@ def test_other_commands_exist(command: Command) -> None:
         "make quickstrat",
         "pip install -e '.[sweeps]'",
         "python -m uvit_dia.swep",
+        "python .ci/releases.py v1",
         "docker run x",
     ],
 )
