@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from uvit_dia.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
@@ -25,14 +27,15 @@ LINK = re.compile(
 )
 HEADING = re.compile(r"^#{1,6} (.+?)\s*$", re.MULTILINE)
 
-# A word of a program of ours -> the console command that does the same.
+# A script or module of ours -> the word of the console command that does the same.
 PROGRAMS = {
+    **{
+        f"uvit_dia.{module.removesuffix('.__main__')}": word
+        for word, (module, _) in COMMANDS.items()
+    },
     "train.py": "train",
     "sample.py": "sample",
     "eval_fid.py": "eval",
-    "uvit_dia.sweep": "sweep",
-    "uvit_dia.report": "report",
-    "uvit_dia.analysis": "analyse",
 }
 
 
@@ -64,11 +67,10 @@ class Command:
         """Return the console command that it is and its arguments, or None for other programs."""
         words = self.words()
         for place, word in enumerate(words):
-            name = "uvit_dia." + word if words[place - 1] == "uvit-dia" else Path(word).name
-            if words[place - 1] == "uvit-dia" and place == 1:
-                return word, words[2:]
-            if name in PROGRAMS:
-                return PROGRAMS[name], words[place + 1 :]
+            if place and words[place - 1] == "uvit-dia":
+                return word, words[place + 1 :]
+            if Path(word).name in PROGRAMS:
+                return PROGRAMS[Path(word).name], words[place + 1 :]
         return None
 
 
