@@ -3,7 +3,7 @@
 #
 #     docker build --tag uvit_dia .
 #     docker build --tag uvit_dia:cuda --build-arg TORCH=cuda .
-#     docker run --rm --volume "$PWD/runs:/home/dia/runs" uvit_dia train --config digits_uvit_dia --workdir runs/quickstart
+#     docker run --rm --volume "$PWD/runs:/home/dia/runs" uvit_dia train --config digits_uvit_dia_cond --workdir runs/quickstart
 #     docker build --target check .    # trains, samples and measures the quickstart while it builds: minutes
 ARG PYTHON=3.12.12-slim-bookworm
 
@@ -50,8 +50,8 @@ USER 1000
 WORKDIR /home/dia
 
 FROM installed AS check
-RUN uvit-dia train --config digits_uvit_dia --workdir runs/quickstart \
-    && uvit-dia sample --checkpoint runs/quickstart --num_images 64 --output runs/quickstart/grid.png \
+RUN uvit-dia train --config digits_uvit_dia_cond --workdir runs/quickstart \
+    && uvit-dia sample --checkpoint runs/quickstart --num_images 100 --guidance_scale 1.5 --output runs/quickstart/grid.png \
     && uvit-dia eval --checkpoint runs/quickstart --num_images 500
 
 FROM installed AS runtime

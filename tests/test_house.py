@@ -28,7 +28,7 @@ MAIN_PATH = (
     "evaluation/evaluator.py",
 )
 MAX_MAIN_PATH_LINES = 1750
-MAX_FLAGS_TO_FID_LINES = 4600
+MAX_FLAGS_TO_FID_LINES = 4650
 # What must be read beside the main path to follow a run from its flags to its FID, least first.
 FLAGS_TO_FID = (
     *MAIN_PATH,

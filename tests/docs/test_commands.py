@@ -26,8 +26,8 @@ TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), r
 # stop as soon as their flags are read.
 STOPS = {
     "train": ("runs.folder.RunFolder", "runs.find.find_paths"),
-    "sample": ("sampling.command.check_checkpoint",),
-    "eval": ("evaluation.command.check_checkpoint", "evaluation.command.find_reference"),
+    "sample": ("sampling.command.with_source",),
+    "eval": ("evaluation.command.with_source", "evaluation.command.find_reference"),
     "sweep": ("sweep.__main__.make_plan", "sweep.__main__.show_status"),
     "report": ("report.__main__.check_packages",),
     "analyse": ("analysis.__main__.check_checkpoint",),
@@ -182,7 +182,7 @@ def problem_of(command: Command) -> str | None:
         unknown = [word for word in words[1:] if "=" not in word and word not in TARGETS]
         return f"no such target: {unknown}" if unknown else None
     if program == "pip":
-        extra = re.fullmatch(r"\.\[(\w+)\]", words[-1])
+        extra = re.fullmatch(r"(?:\.|uvit_dia)\[(\w+)\]", words[-1])
         return None if extra and extra[1] in EXTRAS else "no such extra"
     if program in ("python", "python3") and words[1:2] == ["-m"]:
         return None if find_spec(words[2]) else f"no module {words[2]}"
