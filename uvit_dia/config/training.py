@@ -110,4 +110,7 @@ class TrainConfig(Group, prefix="train."):
         unit="steps",
         absent=0,
     )
-    tracker: str = key(choice("tensorboard", "none"), "Where the log goes, beside metrics.jsonl")
+    tracker: str = key(
+        choice("tensorboard", "wandb", "trackio", "none"),
+        "Where the log goes, beside metrics.jsonl",
+    )

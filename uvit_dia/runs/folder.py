@@ -152,15 +152,18 @@ class RunFolder:
         """Append one line to `metrics.jsonl`."""
         append_line(self._metrics, json.dumps(values, allow_nan=False))
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop a torn last line, and the lines after a step, which the resumed run writes again."""
-        if again_if_stale(self._metrics.exists)():
-            lines = [
-                json.dumps(values)
-                for values in read_metrics(self._metrics)
-                if values["step"] <= step
-            ]
-            write_atomically(self._metrics, "".join(line + "\n" for line in lines).encode())
+    def truncate_metrics(self, step: int) -> list[Record]:
+        """Drop a torn last line, and the lines after a step, which the resumed run writes again.
+
+        Returns:
+            The lines that were dropped, but for a torn one.
+        """
+        if not again_if_stale(self._metrics.exists)():
+            return []
+        rows = read_metrics(self._metrics)
+        lines = [json.dumps(values) for values in rows if values["step"] <= step]
+        write_atomically(self._metrics, "".join(line + "\n" for line in lines).encode())
+        return [values for values in rows if values["step"] > step]
 
 
 def read_metrics(path: Path) -> list[Record]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from uvit_dia.runs.folder import RunFolder
 from uvit_dia.system.progress import in_notebook, progress_bar
 from uvit_dia.training.stability import count_spikes
+from uvit_dia.training.trackers import show_image
 
 
 class TrainLog:
@@ -51,6 +52,7 @@ class TrainLog:
         self._prints_lines = is_shown and not self._has_bar
         self._num_steps = num_steps
         self._bar = tqdm(disable=True)  # until the first step is known
+        self._shown: set[tuple[object, ...]] = set()  # step and names of lines in the tracker
 
     def warn(self, message: str) -> None:
         """Print a warning of one line, from the main process."""
@@ -128,18 +130,25 @@ class TrainLog:
         if self.accelerator.is_main_process:
             self.folder.append_metrics({"step": step, **values})
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        self.accelerator.log(numbers, step=step)
+        if (step, *sorted(values)) not in self._shown:
+            self.accelerator.log(numbers, step=step)
 
     def show_image(self, step: int, name: str, image: Tensor) -> None:
-        """Show an image, (C, H, W) uint8 with C = 1 or 3, in TensorBoard if it is the tracker."""
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({name: image.numpy()[None]}, step=step, dataformats="NCHW")
+        """Show an image, (C, H, W) uint8 with C = 1 or 3, in the trackers."""
+        show_image(self.accelerator, step, name, image)
 
-    def truncate(self, step: int) -> None:
-        """Drop the log lines after a step, which will be written again."""
+    def truncate(self, step: int, *, is_purged: bool) -> None:
+        """Drop the log lines after a step, which will be written again.
+
+        Args:
+            step: the last that stays.
+            is_purged: whether the tracker drops what it has shown of later steps; else that is not
+                shown again, since it would be the same.
+        """
         if self.accelerator.is_main_process:
-            self.folder.truncate_metrics(step)
+            dropped = self.folder.truncate_metrics(step)
+            rows = [] if is_purged else dropped
+            self._shown = {(row["step"], *sorted(set(row) - {"step"})) for row in rows}
 
     def start_at(self, step: int) -> None:
         """Begin to measure time and progress at a step."""

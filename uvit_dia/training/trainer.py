@@ -30,6 +30,7 @@ from uvit_dia.training.optimizer import learning_rate_at
 from uvit_dia.training.run_state import RunState
 from uvit_dia.training.stability import clip_gradients
 from uvit_dia.training.tasks import PeriodicTask, run_task
+from uvit_dia.training.trackers import ONLINE
 
 # How often processes on accelerators look whether one of them was asked to stop.
 STOP_EVERY_STEPS = 10
@@ -244,6 +245,6 @@ class Trainer:
         if found is not None:
             self.step, window = found
             self.log.restore(window)
-        self.log.truncate(self.step)
+        self.log.truncate(self.step, is_purged=self.config.train.tracker not in ONLINE)
         self.accelerator.wait_for_everyone()
         return found is not None
