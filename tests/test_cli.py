@@ -239,7 +239,6 @@ def test_train_refuses_a_config_file_that_fails(
         (["--checkpoint=.", "extra"], "'extra'"),
         (["--checkpoint=.", "--sampler=" + "x" * 500], "--sampler 'xxx"),
         (["--nothing_like_it"], "--nothing_like_it"),
-        (["--config=x.py"], "--config"),
         (["--flagfile=nowhere.txt"], "nowhere.txt"),
     ],
 )

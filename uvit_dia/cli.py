@@ -14,6 +14,7 @@ from absl import flags
 
 from uvit_dia.config.fields import shown
 from uvit_dia.config.flag import config_help, define_config_flag, read_config, take_overrides
+from uvit_dia.config.guidance_interval import one_word_interval, parse_interval
 from uvit_dia.config.own_units import import_as_parent, import_modules
 from uvit_dia.config.places import shown_usage
 from uvit_dia.config.sampling import ALL_SAMPLERS
@@ -60,7 +61,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         print(f"{usage}\n\nFlags:\n{_flag_help(values)}\n{config_help(values, argv)}")
         raise SystemExit(0)
     try:
-        words = values.read_flags_from_files(_one_interval(argv), force_gnu=False)  # of --flagfile
+        words = values.read_flags_from_files(
+            one_word_interval(argv), force_gnu=False
+        )  # of --flagfile
         rest = values(take_overrides(values, words))
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [n for n in values if n != "h"])
@@ -75,17 +78,6 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         )
     import_as_parent()
     import_modules(values["import"].value or [])
-
-
-def _one_interval(argv: Sequence[str]) -> list[str]:
-    """Return a command line in which `--guidance_interval LOW HIGH` is one word."""
-    words = list(argv)
-    for index, word in enumerate(words[:-2]):
-        low, high = words[index + 1 : index + 3]
-        if word in ("--guidance_interval", "-guidance_interval") and high.isdecimal():
-            words[index : index + 3] = [f"{word}={low},{high}"]
-            break
-    return words
 
 
 def _config_at_home(argv: Sequence[str]) -> list[str]:
@@ -229,19 +221,3 @@ def check_sampling(arguments: SamplingArguments) -> SamplingArguments:
     if arguments.guidance_interval is not None:
         parse_interval(arguments.guidance_interval)
     return arguments
-
-
-def parse_interval(value: str | Sequence[int]) -> tuple[int, int]:
-    """Read the lowest and the highest timestep with guidance.
-
-    Raises:
-        InputError: if it is not two timesteps, the lower one first.
-    """
-    items = value.split(",") if isinstance(value, str) else value
-    try:
-        low, high = (int(item) for item in items)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--guidance_interval {shown(value, str)}: allowed is LOW,HIGH") from error
-    if not 0 <= low <= high:
-        raise InputError(f"--guidance_interval {low},{high}: allowed is 0 <= LOW <= HIGH")
-    return low, high

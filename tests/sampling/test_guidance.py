@@ -13,6 +13,7 @@ from tests.support.denoisers import settings_of
 from tests.support.networks import make_uvit, randomise
 from uvit_dia import cli
 from uvit_dia.config.checks import make_config
+from uvit_dia.config.guidance_interval import parse_interval
 from uvit_dia.config.sampling import ALL_SAMPLERS, FLOW_SAMPLERS, VP_SDE_SAMPLERS
 from uvit_dia.config.schema import Config
 from uvit_dia.data.image_grid import image_grid
@@ -307,7 +308,7 @@ def test_an_interval_is_two_words_or_one(words: list[str], interval: str) -> Non
 @pytest.mark.parametrize("value", ["5", "5,6,7", "a,b", "9,5", "-1,5", 7, None, 2.5, [1]])
 def test_no_interval_is_made_up(value: Any) -> None:
     with pytest.raises(InputError, match=r"^--guidance_interval .*: allowed is"):
-        cli.parse_interval(value)
+        parse_interval(value)
 
 
 def test_an_evaluation_has_the_frequencies_of_the_training_set() -> None:
@@ -349,4 +350,5 @@ def test_a_grid_has_a_row_a_class() -> None:
     assert grid.shape == (1, 2 * 34 + 2, 3 * 34 + 2)
     shown = grid[0, 18::34, 18::34]
     assert shown.tolist() == [[11, 14, 255], [10, 12, 13]]
-    assert torch.equal(image_grid(images, torch.full((5,), 4)), image_grid(images))
+    for without_rows in (torch.full((5,), 4), torch.arange(5), torch.tensor([3, 1, 2, 3, 1])):
+        assert torch.equal(image_grid(images, without_rows), image_grid(images))

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 from uvit_dia.config.attention_checks import check_attention
 from uvit_dia.config.fields import check_tree, make_group, schema_of
+from uvit_dia.config.guidance_interval import check_interval
 from uvit_dia.config.network import FLOW_PREDICTION_TYPES, PREDICTION_TYPES
 from uvit_dia.config.rules import HELD_OUT_LOSS
-from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS, check_interval
+from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS
 from uvit_dia.config.schema import (
     Config,
     DataConfig,

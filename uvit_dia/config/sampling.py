@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from uvit_dia.config.fields import Group, key
 from uvit_dia.config.rules import DISTANCES, METRIC_NAMES, boolean, choice, integer, number, text
-from uvit_dia.system.errors import InputError
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun", "pndm")
 VP_SDE_SAMPLERS = ("euler_maruyama", "dpm_solver")  # of the U-ViT authors' continuous process
@@ -51,25 +50,6 @@ class SampleConfig(Group, prefix="sample."):
     def has_interval(self) -> bool:
         """Whether guidance is limited to some timesteps."""
         return self.guidance_low > 0 or self.guidance_high < SampleConfig.guidance_high
-
-
-def check_interval(sample: SampleConfig, num_train_timesteps: int, *, is_conditional: bool) -> None:
-    """Check that the interval of guidance, where there is one, holds timesteps of a network.
-
-    Raises:
-        InputError: if it is empty, or the network is told no classes, which nothing guides to.
-    """
-    low, high = sample.guidance_low, sample.guidance_high
-    if sample.has_interval and not is_conditional:
-        raise InputError(
-            f"guidance interval {low},{high}: this network is trained without classes; none is "
-            "allowed"
-        )
-    if not low <= high or low >= num_train_timesteps:
-        raise InputError(
-            f"guidance interval {low},{high} holds no timestep of 0 to {num_train_timesteps - 1}; "
-            "allowed is LOW,HIGH with LOW <= HIGH"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,8 @@ def image_grid(images: Tensor, class_labels: Tensor | None = None) -> Tensor:
 
     Args:
         images: (N, C, H, W) uint8, N at least 1.
-        class_labels: (N,) int64; each class gets a row, the lowest first, if there are several.
+        class_labels: (N,) int64; each class gets a row, the lowest first, if there are several and
+            a row has two images or more on average.
 
     Returns:
         (C, height, width) uint8.
@@ -40,7 +41,7 @@ def image_grid(images: Tensor, class_labels: Tensor | None = None) -> Tensor:
     height, width = height * scale, width * scale
     columns = int(np.ceil(np.sqrt(count)))
     places = [divmod(index, columns) for index in range(count)]
-    if class_labels is not None and len(class_labels.unique()) > 1:
+    if class_labels is not None and 1 < len(class_labels.unique()) <= count / 2:
         places = _rows_of_classes(class_labels.tolist())
     rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
     step_y, step_x = height + GRID_MARGIN, width + GRID_MARGIN

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uvit_dia.config.sampling import check_interval
+from uvit_dia.config.guidance_interval import check_interval
 from uvit_dia.config.schema import Config, SampleConfig
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.labels import check_labels

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from uvit_dia.cli import SamplingArguments, parse_interval
+from uvit_dia.cli import SamplingArguments
 from uvit_dia.config.checks import check_sampler_of_process
+from uvit_dia.config.guidance_interval import parse_interval
 from uvit_dia.config.sampling import FLOW_SAMPLERS
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import scheduler_arguments
