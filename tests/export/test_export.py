@@ -228,6 +228,12 @@ def other_config(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+def huge_config(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index["uvit_dia"]["config"]["model"]["embed_dim"] = 65536
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 def no_json(folder: Path) -> None:
     (folder / "model_index.json").write_text("{" * 50_000)
 
@@ -241,6 +247,7 @@ def no_json(folder: Path) -> None:
         (without_key, "it lacks pos_embed"),
         (index_of_others, "another kind of model: it has no 'uvit_dia'"),
         (other_config, "model.depth = 3 is odd"),
+        (huge_config, "holds no weights of this network"),
         (no_json, "is not JSON"),
     ],
 )

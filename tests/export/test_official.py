@@ -161,6 +161,17 @@ def test_a_process_of_another_kind_is_refused(official: Path) -> None:
         uvit_dia.load(official / "uvit.pth", config=config)
 
 
+def test_a_file_of_ours_is_not_taken_for_one_of_theirs(tmp_path: Path) -> None:
+    """Its network would be told the wrong time."""
+    for name in ("manifest.json", "model_index.json"):
+        file = tmp_path / name.partition(".")[0] / "unet" / "weights.safetensors"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+        (file.parents[1] / name).write_text("{}")
+        with pytest.raises(InputError, match=r"is a part of .*; give that folder"):
+            uvit_dia.load(file, config="cifar10_uvit")
+
+
 def test_pickled_code_is_not_run(official: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
 

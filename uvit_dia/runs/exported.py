@@ -44,9 +44,11 @@ def load_exported(
     config = _config(description, folder)
     if data_path:
         config = with_paths(config, {"data.path": expand_home(data_path, "--data_path")})
-    model = make_model(config)
     path = folder / WEIGHTS
-    model.load_state_dict(_tensors(path, model.state_dict()), strict=True)
+    with torch.device("meta"):  # a config may claim a size that no memory has
+        tensors = _tensors(path, make_model(config).state_dict())
+    model = make_model(config)
+    model.load_state_dict(tensors, strict=True)
     sha256 = sha256_file(path)
     if sha256 != description.get("weights_sha256"):
         warn(f"{path} is not the file that was exported: its weights were changed since")

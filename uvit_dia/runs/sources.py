@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from uvit_dia.cli import SamplingArguments
-from uvit_dia.runs.find import check_checkpoint
+from uvit_dia.runs.find import check_checkpoint, is_step_folder
 from uvit_dia.runs.hub import told_by_the_hub
 from uvit_dia.system.errors import InputError
 
@@ -47,6 +47,9 @@ def find_source(path: Path, *, has_config: bool, flag: str = "--checkpoint") -> 
     if is_weight_file(path) and not path.is_dir():
         if not path.is_file():
             raise InputError(f"{flag}: no file {path}")
+        for folder in (path.parent, path.parent.parent):
+            if is_step_folder(folder) or is_exported(folder):  # their network is told another time
+                raise InputError(f"{flag}: {path} is a part of {folder}; give that folder")
         if not has_config:
             raise InputError(
                 f"{flag}: {path} holds weights alone; --config NAME says of which network, such as "
