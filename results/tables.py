@@ -169,10 +169,11 @@ def difference_figure(values: Values, name: str, title: str, sentence: str) -> N
 
 def digits_sections() -> list[str]:
     """Return the tables on digits; draw the main figure."""
-    tuning = pd.read_csv(HERE / "digits_question" / "tuning.csv")
-    sections = [
-        f"## Digits: learning rates, held-out loss on seed 100\n\n{tuning_table(tuning, 4)}"
-    ]
+    sections = []
+    for path, size in (("tuning.csv", 32), ("tuning_b0128.csv", 128)):
+        tuning = pd.read_csv(HERE / "digits_question" / path)
+        title = f"Digits, batch {size}: learning rates, held-out loss on seed 100"
+        sections.append(f"## {title}\n\n{tuning_table(tuning, 4)}")
     for path in sorted((HERE / "digits_question").glob("results_b*.csv")):
         table = pd.read_csv(path)
         size = int(path.stem.removeprefix("results_b"))
