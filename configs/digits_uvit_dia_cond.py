@@ -1,7 +1,7 @@
 """The quickstart with classes: ten digits to choose from, with classifier-free guidance.
 
     python train.py --config configs/digits_uvit_dia_cond.py --workdir runs/digits_cond
-    python sample.py --checkpoint runs/digits_cond --num_images 100 --guidance_scale 2
+    python sample.py --checkpoint runs/digits_cond --num_images 100 --guidance_scale 1.5
 
 The network is told one of ten classes or, for one image in ten, the label 10 for "no class". A grid
 has a row a digit. The learning rate is the best of results/digits_question for the identity start. It

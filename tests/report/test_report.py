@@ -19,6 +19,7 @@ from PIL import Image
 from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
 from uvit_dia.plots.style import png_bytes
 from uvit_dia.report import __main__ as report
+from uvit_dia.report import tables
 from uvit_dia.report.__main__ import write_report
 from uvit_dia.report.figure_columns import metric_figure, noise_figure
 from uvit_dia.report.figure_samples import samples_figure
@@ -601,3 +602,26 @@ def test_png_has_a_size_for_print(full: Path) -> None:
     assert figure is not None
     with Image.open(io.BytesIO(png_bytes(figure))) as picture:
         assert picture.info["dpi"][0] == pytest.approx(200, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"sampler": "ddim"}, []),  # of a network without classes
+        (
+            {"guidance_scale": 1.0, "class_labels": "all"},
+            [("classes of the samples", "all"), ("guidance scale", "1.0")],
+        ),
+        (
+            {"guidance_scale": 2.0, "class_labels": "3", "guidance_interval": [100, 800]},
+            [
+                ("classes of the samples", "3"),
+                ("guidance scale", "2.0, at timesteps [100, 800]"),
+            ],
+        ),
+    ],
+)
+def test_settings_say_classes_and_guidance(
+    settings: dict[str, object], rows: list[tuple[str, str]]
+) -> None:
+    assert tables._guidance(settings) == rows
