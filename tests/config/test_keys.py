@@ -122,7 +122,7 @@ NAN = float("nan")
         ("model.attention", ("dia_lstm",)),
         ("model.attention", None),
         ("train.mixed_precision", "fp16"),
-        ("train.tracker", "wandb"),
+        ("train.tracker", "mlflow"),
         ("sample.sampler", "ddpmm"),
         ("data.name", "imagenet"),
         ("data.name", ""),

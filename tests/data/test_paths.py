@@ -52,12 +52,12 @@ def test_a_link_to_nothing_is_told_as_that(tmp_path: Path) -> None:
     ("name", "file", "said"),
     [
         ("folder", "a.png", "is one image; data.name = 'folder' takes the folder"),
-        ("folder", "a.ZIP", "is an archive; unpack it"),
-        ("folder", "a.tar.gz", "is an archive; unpack it"),
+        ("folder", "a.ZIP", "is an archive; data.name = 'zip' reads .zip files"),
+        ("folder", "a.tar.gz", "is an archive; data.name = 'zip' reads .zip files"),
         ("folder", "a.parquet", "is a table; data.name = 'parquet' reads it"),
         ("folder", "a.txt", "is a file; data.name = 'folder' takes a folder"),
         ("parquet", "a.jpg", "is one image; data.name = 'folder' takes the folder"),
-        ("parquet", "a.zip", "is an archive; unpack it"),
+        ("parquet", "a.zip", "is an archive; data.name = 'zip' reads .zip files"),
         ("cifar10", "cifar-10-python.tar.gz", "python edition"),
     ],
 )

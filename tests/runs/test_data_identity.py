@@ -91,7 +91,9 @@ def test_labels_are_told_apart_from_images() -> None:
 def test_images_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = ImageSet("x", torch.zeros(4, 1, 4, 4, dtype=torch.uint8))
     first = images.fingerprint()
-    monkeypatch.setattr("uvit_dia.data.images._sha256", lambda tensor: pytest.fail("hashed again"))
+    monkeypatch.setattr(
+        "uvit_dia.data.images.sha256_of", lambda tensor: pytest.fail("hashed again")
+    )
     assert images.fingerprint() == first
 
 

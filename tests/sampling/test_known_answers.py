@@ -18,8 +18,9 @@ from uvit_dia.config.schema import (
 )
 from uvit_dia.diffusion import alphas_cumprod_of
 from uvit_dia.sampling.chain import Chain
+from uvit_dia.sampling.noise_levels import clip_x_0, noise_levels
 from uvit_dia.sampling.probe import sampler_fault, sampler_notes
-from uvit_dia.sampling.safeguards import clip_x_0, noise_levels, safeguards
+from uvit_dia.sampling.safeguards import safeguards
 from uvit_dia.system.errors import InputError
 
 COSINE = "squaredcos_cap_v2"
