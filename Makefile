@@ -56,9 +56,10 @@ test: install
 LOWEST_TESTS := tests/test_diffusion.py tests/config tests/models/test_uvit.py tests/models/test_recurrent_units.py \
 	tests/data/test_decoding.py tests/data/test_parquet.py tests/runs/test_checkpoint.py tests/sampling \
 	tests/training/test_step.py tests/training/test_saving.py tests/evaluation/test_metrics.py \
-	tests/evaluation/test_features.py tests/report/test_statistics.py
+	tests/evaluation/test_features.py tests/report/test_statistics.py tests/test_flow_matching.py tests/export/test_export.py \
+	tests/export/test_official.py
 lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest -q $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest -q -m "not slow" $(LOWEST_TESTS)
 
 $(LOWEST)/.installed: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv $(LOWEST)
