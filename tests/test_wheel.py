@@ -1,4 +1,4 @@
-"""The wheel, in an empty folder outside of a clone: train, sample, evaluate, sweep, report."""
+"""The wheel, in an empty folder outside of a clone: train, sample, evaluate, export, sweep, report."""
 
 import json
 import os
@@ -90,6 +90,12 @@ def test_a_run_from_the_wheel(installed: Installed) -> None:
     record = json.loads(measured.stdout)
     assert record["metric"] == "fd" and record["value"] > 0
     assert record["versions"]["uvit-dia"] == "0.2.0"
+    installed.run("export", run, "exported")
+    installed.run(
+        "sample", "--checkpoint", "exported", "--num_images", "4", "--output", "again.png"
+    )
+    shown = installed.run("data", "--config", "digits_uvit_dia")
+    assert "1797 images" in shown.stdout
 
 
 def test_a_sweep_and_its_report_from_the_wheel(installed: Installed) -> None:
