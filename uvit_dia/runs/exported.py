@@ -46,7 +46,8 @@ def load_exported(
         config = with_paths(config, {"data.path": expand_home(data_path, "--data_path")})
     path = folder / WEIGHTS
     with torch.device("meta"):  # a config may claim a size that no memory has
-        tensors = _tensors(path, make_model(config).state_dict())
+        expected = make_model(config).state_dict()
+    tensors = _tensors(path, expected)
     model = make_model(config)
     model.load_state_dict(tensors, strict=True)
     sha256 = sha256_file(path)
