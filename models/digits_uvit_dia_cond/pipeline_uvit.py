@@ -16,7 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from os import PathLike
 from pathlib import Path
 from torch import Tensor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 
 # ---------------------------------------------------------------- uvit_dia.diffusion.vp_sde
@@ -341,10 +341,11 @@ class UViTPipeline(DiffusionPipeline):
         unet: Any,  # noqa: ANN401
         scheduler: Any,  # noqa: ANN401
         num_steps: int = 50,
-        null_class: int | None = None,
+        # diffusers before 0.37 reads these annotations, and knows no `int | None`
+        null_class: Optional[int] = None,  # noqa: UP045
         time_labels: str = "steps",
         clip_sample: bool = True,
-        uvit_dia: dict | None = None,
+        uvit_dia: Optional[dict] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
