@@ -55,6 +55,8 @@ class Terminal:
         pid, keyboard = pty.fork()
         if pid == 0:
             os.chdir(ROOT)
+            for number in (signal.SIGHUP, signal.SIGQUIT):  # which tests under nohup ignore
+                signal.signal(number, signal.SIG_DFL)
             os.environ.update(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent / "inductor")
             os.execv(words[0], words)
