@@ -39,6 +39,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
+def nothing_told_to_later_processes() -> Iterator[None]:
+    """Forget the modules that a command of this test told its child processes to import."""
+    yield
+    os.environ.pop("UVIT_DIA_IMPORT", None)
+
+
+@pytest.fixture(autouse=True)
 def fresh_accelerator_state() -> Iterator[None]:
     """Let each test make an Accelerator of its own: their state is global to a process."""
     yield
