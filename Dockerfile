@@ -8,7 +8,7 @@
 ARG PYTHON=3.12.12-slim-bookworm
 
 FROM python:${PYTHON} AS base
-ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # A C compiler, for train.compile. Versions of Debian packages are not pinned: old ones leave the archive.
 # hadolint ignore=DL3008
@@ -34,7 +34,7 @@ ARG TORCH=cpu
 COPY constraints.txt /build/
 WORKDIR /build
 # torch first: it is the largest layer and changes least.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     case "${TORCH}" in \
         cpu) pip install --constraint constraints.txt --no-deps \
                 --index-url https://download.pytorch.org/whl/cpu torch torchvision ;; \
@@ -44,7 +44,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY pyproject.toml README.md LICENSE /build/
 COPY uvit_dia /build/uvit_dia
 COPY configs /build/configs
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --constraint constraints.txt '.[sweep]'
 USER 1000
 WORKDIR /home/dia

@@ -21,7 +21,7 @@ from uvit_dia.config.sampling import ALL_SAMPLERS
 from uvit_dia.config.schema import Config, rule_of
 from uvit_dia.system.commands import run_command  # noqa: F401, the scripts call it from here
 from uvit_dia.system.errors import InputError, nearest
-from uvit_dia.system.files import expand_home, user_path
+from uvit_dia.system.files import user_path
 from uvit_dia.system.messages import clip
 
 _CHECKPOINT = (
@@ -78,18 +78,6 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str], usage: str) -> No
         )
     import_as_parent()
     import_modules(values["import"].value or [])
-
-
-def _config_at_home(argv: Sequence[str]) -> list[str]:
-    """Return a command line with the home folder for a `~` at the start of --config's path."""
-    words = list(argv)
-    for index, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag in ("--config", "-config") and equals:
-            words[index] = f"{flag}={expand_home(value, '--config')}"
-        elif flag in ("--config", "-config") and index + 1 < len(words):
-            words[index + 1] = expand_home(words[index + 1], "--config")
-    return words
 
 
 def _flag_help(values: flags.FlagValues) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from uvit_dia.data.arrays import ArrayHeader, array_headers, image_array, read_array
-from uvit_dia.data.images import ImageSet
+from uvit_dia.data.images import ImageSet, images_of
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.messages import clip
 
@@ -22,8 +22,7 @@ def read_array_file(path: Path) -> ImageSet:
     name = image_array(headers, path, FLAG)
     count = headers[name].shape[0]
     labels_name = _label_array(headers, name, count, path)
-    images = torch.from_numpy(read_array(path, name, FLAG)).permute(0, 3, 1, 2)  # N C H W
-    images = images.clone(memory_format=torch.contiguous_format)
+    images = images_of(read_array(path, name, FLAG))
     labels = None
     if labels_name is not None:
         labels = torch.from_numpy(read_array(path, labels_name, FLAG).astype("int64"))
@@ -31,6 +30,16 @@ def read_array_file(path: Path) -> ImageSet:
             raise InputError(f"{FLAG}: {path}:{labels_name} has a label below 0")
     names = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))
     return ImageSet(path.stem, images, labels, names, f"array {name} of {path}")
+
+
+def image_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of a file's images, (N, H, W, C), from its header alone.
+
+    Raises:
+        InputError: as for `read_array_file`.
+    """
+    headers = array_headers(path, FLAG)
+    return headers[image_array(headers, path, FLAG)].shape
 
 
 def _label_array(

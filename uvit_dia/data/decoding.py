@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from uvit_dia.config.rules import colour
 from uvit_dia.data.file_kinds import DECODED_KINDS, IMAGE_FORMATS, what_it_is
-from uvit_dia.data.listing import UnreadableImageError
+from uvit_dia.data.listing import Listing, UnreadableImageError
 from uvit_dia.system.errors import InputError
 
 MAX_PIXELS = 200_000_000  # of one image: the largest cameras have 150 million
@@ -135,21 +135,23 @@ def decode(content: bytes, origin: str, image_format: ImageFormat) -> DecodedIma
             raise UnreadableImageError(origin, _reason(error, content)) from error
 
 
-def image_side(content: bytes, origin: str) -> int:
-    """Return the side of a square image file, in pixels; its pixels are not decoded.
+def first_side(listing: Listing) -> int:
+    """Return the side of the first image of a listing, in pixels; its pixels are not decoded.
 
     Raises:
         UnreadableImageError: if it is no image.
         InputError: if it is not square.
     """
+    first = next(listing.encoded())
+    content = first.read()
     with our_limits():
         try:
             with Image.open(io.BytesIO(content), formats=_formats()) as image:
                 width, height = image.size
         except WHAT_PILLOW_RAISES as error:
-            raise UnreadableImageError(origin, _reason(error, content)) from error
+            raise UnreadableImageError(first.origin, _reason(error, content)) from error
     if width != height:
-        raise InputError(f"{origin} is {width}x{height}; only square images are read")
+        raise InputError(f"{first.origin} is {width}x{height}; only square images are read")
     return width
 
 

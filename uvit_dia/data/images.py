@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,6 +92,19 @@ def to_uint8(x_0: Tensor) -> Tensor:
     Values must be finite: NaN would silently become black.
     """
     return (x_0.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def images_of(array: np.ndarray) -> Tensor:
+    """Return an array of images, (N, H, W, C), as a tensor, (N, C, H, W)."""
+    return in_order(torch.from_numpy(array).permute(0, 3, 1, 2))
+
+
+def in_order(images: Tensor) -> Tensor:
+    """Return a copy whose memory is laid out as its shape says, which decides about the last bits.
+
+    `contiguous` may leave a tensor of one channel with the strides of channels_last.
+    """
+    return images.clone(memory_format=torch.contiguous_format)
 
 
 def sha256_of(tensor: Tensor) -> str:

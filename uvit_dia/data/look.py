@@ -8,8 +8,8 @@ import torch
 
 from uvit_dia.config.schema import Config
 from uvit_dia.config.training import LISTED
-from uvit_dia.data.array_files import read_array_file
-from uvit_dia.data.decoding import image_side
+from uvit_dia.data.array_files import image_shape
+from uvit_dia.data.decoding import first_side
 from uvit_dia.data.image_grid import write_grid
 from uvit_dia.data.images import ImageSet, sha256_of
 from uvit_dia.data.paths import data_path
@@ -47,11 +47,10 @@ def _with_its_size(config: Config) -> Config:
     if config.data.name in LISTED:
         listing = list_images(config.data.name, config.data.path, "train")
         assert listing is not None  # only a test split can be missing
-        first = next(listing.encoded())
-        model = replace(model, img_size=image_side(first.read(), first.origin))
+        model = replace(model, img_size=first_side(listing))
     elif config.data.name == "npz":
-        shape = read_array_file(data_path(config.data.path)).shape
-        model = replace(model, in_chans=shape[0], img_size=shape[1])
+        _, side, _, channels = image_shape(data_path(config.data.path))
+        model = replace(model, in_chans=channels, img_size=side)
     else:
         size = {"digits": (1, 8), "cifar10": (3, 32)}[config.data.name]
         model = replace(model, in_chans=size[0], img_size=size[1])

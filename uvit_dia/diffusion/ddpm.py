@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from uvit_dia.config.schema import DiffusionConfig
-from uvit_dia.diffusion.vp_sde import label_of_steps
+from uvit_dia.diffusion.vp_sde import label_at, label_of_steps
 from uvit_dia.rng import integer_rows
 
 
@@ -69,18 +69,10 @@ class Diffusion:
         return (low + place * (high - low) // 2**31).clamp(max=total - 1)
 
     def network_time(self, timesteps: Tensor) -> Tensor:
-        """Return what the network is told for timesteps, (B,): these, or labels of `vp_sde.py`.
-
-        Between two timesteps, where some samplers stop, the label is linear.
-        """
+        """Return what the network is told for timesteps, (B,): these, or labels of `vp_sde.py`."""
         if self._labels is None:
             return timesteps
-        labels = self._labels.to(timesteps.device)
-        if not timesteps.is_floating_point():
-            return labels[timesteps]
-        below = timesteps.long()
-        above = (below + 1).clamp(max=len(labels) - 1)
-        return torch.lerp(labels[below], labels[above], timesteps.float() - below)
+        return label_at(self._labels.to(timesteps.device), timesteps)
 
     def add_noise(self, x_0: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
         """Return x_t, the images at their noise levels.

@@ -38,3 +38,17 @@ def label_of_steps(alphas_cumprod: Tensor) -> Tensor:
         (T,) float64.
     """
     return LABEL_SCALE * time_of(torch.log(alphas_cumprod))
+
+
+def label_at(labels: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the label at timesteps; between two, where some samplers stop, it is linear.
+
+    Args:
+        labels: (T,), one a step.
+        timesteps: (B,) in [0, T), integers or floats.
+    """
+    if not timesteps.is_floating_point():
+        return labels[timesteps]
+    below = timesteps.long()
+    above = (below + 1).clamp(max=len(labels) - 1)
+    return torch.lerp(labels[below], labels[above], timesteps.float() - below)

@@ -5,13 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from uvit_dia.data.arrays import read_array
-from uvit_dia.data.decoding import image_side
-from uvit_dia.data.images import ImageSet
-from uvit_dia.data.listing import Listing
+from uvit_dia.data.decoding import first_side
+from uvit_dia.data.images import ImageSet, images_of, in_order
 from uvit_dia.data.sources import read_listing
 from uvit_dia.evaluation.image_inputs import ImageInput
 from uvit_dia.system.errors import InputError
@@ -58,16 +56,11 @@ def read_images(source: ImageInput, *, show_progress: bool) -> ImageSet:
     """
     if source.listing is None:
         array = read_array(source.path, source.array, source.flag)  # N H W C
-        images = _in_order(torch.from_numpy(array).permute(0, 3, 1, 2))
+        images = images_of(array)
         return ImageSet(source.path.stem, images, source=f"array {source.array} of {source.path}")
     with _in_words_of(source.flag):
-        side = _side(source.listing)
+        side = first_side(source.listing)
         return read_listing(source.listing, side, RGB, show_progress=show_progress)
-
-
-def _side(listing: Listing) -> int:
-    first = next(listing.encoded())
-    return image_side(first.read(), first.origin)
 
 
 @contextmanager
@@ -91,18 +84,10 @@ def with_channels(images: ImageSet, channels: int) -> ImageSet:
     if there == channels:
         return images
     if channels == RGB:
-        return replace(images, images=_in_order(images.images.expand(-1, RGB, -1, -1)))
+        return replace(images, images=in_order(images.images.expand(-1, RGB, -1, -1)))
     if not is_grey(images):
         raise InputError(f"{images.source or images.name}: images in colour; the others are grey")
-    return replace(images, images=_in_order(images.images[:, :1]))
-
-
-def _in_order(images: Tensor) -> Tensor:
-    """Return a copy whose memory is laid out as its shape says, which decides about the last bits.
-
-    `contiguous` may leave a tensor of one channel with the strides of channels_last.
-    """
-    return images.clone(memory_format=torch.contiguous_format)
+    return replace(images, images=in_order(images.images[:, :1]))
 
 
 def is_grey(images: ImageSet) -> bool:

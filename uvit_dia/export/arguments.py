@@ -1,11 +1,11 @@
 """What an export is told, checked before torch is imported."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from uvit_dia.config.schema import Config
+from uvit_dia.runs.sources import HUB_ID
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.messages import clip
 
@@ -56,5 +56,5 @@ def check_repository(name: str) -> None:
     Raises:
         InputError: if it cannot.
     """
-    if not re.fullmatch(r"[\w.\-]{1,96}/[\w.\-]{1,96}", name):
+    if not HUB_ID.fullmatch(name):
         raise InputError(f"--push {clip(name, 60)!r}: allowed is OWNER/NAME")

@@ -17,13 +17,12 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
-from uvit_dia.diffusion.vp_sde import label_of_steps
+from uvit_dia.diffusion.vp_sde import label_at, label_of_steps
 from uvit_dia.export.generators import generators_of
 from uvit_dia.sampling.noise_levels import clip_x_0, falls_far, noise_level_at, noise_levels
 
 PIPELINE_FILE, MODEL_FILE = "pipeline_uvit.py", "uvit_modeling.py"
 CLIPS_ITSELF = ("DDPMScheduler", "DDIMScheduler")  # of diffusers, told to by clip_sample
-NO_LIMIT = 10**6  # above any timestep
 
 
 class UViTPipeline(DiffusionPipeline):
@@ -96,25 +95,24 @@ class UViTPipeline(DiffusionPipeline):
         Raises:
             ValueError: for labels or guidance that the network does not know.
         """
-        config = self.unet.config
         device = self._execution_device
         self._check(guidance_scale, output_type)
         labels = self._labels(class_labels, num_images, device)
         # -- noise, and the scheduler's times
         generators = generators_of(generator, seed, num_images)
-        shape = (config.in_chans, config.img_size, config.img_size)
-        noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+        noise = self._noise(generators)
         self._set_timesteps(num_inference_steps or self.config["num_steps"], device)
         x = noise.to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        clips = self._clips()
+        sigmas, times = self._levels_to_clip_at(), self._time_labels(device)
         extra = self._step_arguments(generators, eta)
         # -- from noise to images
         for index, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             scale = getattr(self.scheduler, "scale_model_input", lambda each, _: each)
             x_in = scale(x, t)
-            prediction = self._predict(x_in, t, labels, guidance_scale)
-            if clips:
-                prediction = clip_x_0(prediction, x_in, noise_level_at(self._sigmas(), t))
+            time = t if times is None else label_at(times, t)
+            prediction = self._predict(x_in, time, labels, guidance_scale)
+            if sigmas is not None:
+                prediction = clip_x_0(prediction, x_in, noise_level_at(sigmas, t))
             step = self.scheduler.step(self._as_scheduled(prediction, x, t), t, x, **extra)
             x = step.prev_sample
             if callback_on_step_end is not None:
@@ -124,6 +122,11 @@ class UViTPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         images = self.image_processor.postprocess(x, output_type=output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _noise(self, generators: list[torch.Generator]) -> Tensor:
+        config = self.unet.config
+        shape = (config.in_chans, config.img_size, config.img_size)
+        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
 
     def _check(self, guidance_scale: float, output_type: str) -> None:
         if guidance_scale != 1 and self.config["null_class"] is None:
@@ -149,8 +152,8 @@ class UViTPipeline(DiffusionPipeline):
             raise ValueError(f"class_labels must be {num_images} numbers from 0 to {highest}")
         return torch.tensor(chosen, device=device)
 
-    def _predict(self, x: Tensor, t: Tensor, labels: Tensor | None, scale: float) -> Tensor:
-        time = self._network_time(t).expand(len(x))
+    def _predict(self, x: Tensor, time: Tensor, labels: Tensor | None, scale: float) -> Tensor:
+        time = time.expand(len(x))
         x = x.to(self.unet.dtype)
         if labels is None:
             return self.unet(x, time).float()
@@ -163,13 +166,11 @@ class UViTPipeline(DiffusionPipeline):
         with_class, without = both.float().chunk(2)
         return without + scale * (with_class - without)
 
-    def _network_time(self, t: Tensor) -> Tensor:
+    def _time_labels(self, device: torch.device) -> Tensor | None:
+        """Return what the network is told for each timestep; None where it is the timestep."""
         if self.config["time_labels"] != "vp_sde":
-            return t
-        table = label_of_steps(self.scheduler.alphas_cumprod.double()).float().to(t.device)
-        below = t.long()
-        above = (below + 1).clamp(max=len(table) - 1)
-        return torch.lerp(table[below], table[above], t.float() - below)
+            return None
+        return label_of_steps(self.scheduler.alphas_cumprod.double()).float().to(device)
 
     # ------------------------------------------------------------ the scheduler
 
@@ -204,18 +205,16 @@ class UViTPipeline(DiffusionPipeline):
             extra["eta"] = eta
         return extra
 
-    def _sigmas(self) -> Tensor:
-        return noise_levels(self.scheduler.alphas_cumprod)
-
-    def _clips(self) -> bool:
-        """Say whether x_0 is clipped, as `sampling/safeguards.py` has it."""
+    def _levels_to_clip_at(self) -> Tensor | None:
+        """Return the noise levels if x_0 is clipped, as `sampling/safeguards.py` has it."""
         name, times = type(self.scheduler).__name__, self.scheduler.timesteps
         if self._is_flow() or name in CLIPS_ITSELF or len(times) < 2:
-            return False
+            return None
         if not self.config["clip_sample"] or self.scheduler.config.prediction_type != "epsilon":
-            return False
-        sigmas = self._sigmas()
-        return falls_far(noise_level_at(sigmas, times[0]), noise_level_at(sigmas, times[1]))
+            return None
+        sigmas = noise_levels(self.scheduler.alphas_cumprod)
+        falls = falls_far(noise_level_at(sigmas, times[0]), noise_level_at(sigmas, times[1]))
+        return sigmas if falls else None
 
     # ------------------------------------------------------------ saving
 

@@ -17,7 +17,7 @@ from uvit_dia.system.errors import InputError
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 INDEX = "model_index.json"  # of an exported folder, as diffusers calls it
 DATA_FILES = (INDEX, "unet/config.json", "unet/*.safetensors", "scheduler/*.json")
-_HUB_ID = re.compile(r"[\w.\-]{1,96}/[\w.\-]{1,96}")
+HUB_ID = re.compile(r"[\w.\-]{1,96}/[\w.\-]{1,96}")
 
 
 def is_weight_file(path: Path) -> bool:
@@ -80,7 +80,7 @@ def with_source(arguments: SamplingArguments) -> SamplingArguments:
 
 def _may_be_on_the_hub(path: Path) -> bool:
     """Say whether a path looks like an id, and like nothing that was to lie here."""
-    return bool(_HUB_ID.fullmatch(path.as_posix())) and not path.parent.exists()
+    return bool(HUB_ID.fullmatch(path.as_posix())) and not path.parent.exists()
 
 
 def _fetch(name: str, flag: str) -> Path:

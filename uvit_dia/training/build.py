@@ -50,9 +50,8 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
             accelerator, lambda: load_training_images(located, show_progress=show)
         )
     accelerator.print(images.summary())
-    data = DataIdentity.of(
-        images, with_labels=config.is_conditional
-    )  # hashed before they go to the device
+    # hashed before they go to the device
+    data = DataIdentity.of(images, with_labels=config.is_conditional)
     with failing_together():
         check_labels(images, config)
         images, batches = _make_batches(config, images, accelerator)
