@@ -28,6 +28,16 @@ VARIANTS = {
     "identity": unit(gate_init="identity"),
 }
 
+# Extensions of ours, one idea each; the last three also have the rescaled gate.
+BETTER = {
+    "rescaled": unit(gate_init="rescaled"),
+    "mean_one": unit(gate_form="mean_one"),
+    "residual": unit(gate_form="residual"),
+    "output": unit(gate_init="rescaled", place="mlp_output"),
+    "time": unit(gate_init="rescaled", time_first_state=True),
+    "memory": unit(gate_init="rescaled", forget_bias=2.0),
+}
+
 
 def with_rates(variants: Mapping[str, dict], rates: Mapping[str, float]) -> dict[str, dict]:
     """Return variants that each have a learning rate of their own."""
