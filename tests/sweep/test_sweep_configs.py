@@ -27,6 +27,8 @@ EXPANDED = {
     "cifar10_question.py": "74aa198ca234c2473c5953d2f59bc29dace76ad6d5bc45864f4243cd67671331",
     "cifar10_tuning.py": "85703dbb9271129e3c995601f5c5ad205eaac76e2e0e95727a42b0ef290c2b50",
     "digits_question.py": "01023aa37d8e55adf2c1941153c1db3ca6117e0c9bd4cbcb801dd21f2d705c52",
+    "digits_better_tuning.py": "4004f13e6d93e4e425a88e2d0b68de5dd32b7f296e7bc1c90ad1a6fd02217922",
+    "digits_question_128.py": "82e58799a95f784714fdc75076142249386e2f12593e36aafb80845701d73eeb",
     "digits_tuning.py": "e03c97f9e68e710bba011721b5f1034016c3995e086418a6b7c66a866b646920",
     "digits_batch_size.py": "ec7de3d1db85530cdb928a8fa39a2456dc4893e86b13e9c5cfa486a61723dfe2",
     "digits_units.py": "31488e6f8b1d9776d1472a081f9050b2b919d4a98f8b10b947a7f9a74824b990",
