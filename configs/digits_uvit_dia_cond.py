@@ -4,8 +4,8 @@
     python sample.py --checkpoint runs/digits_cond --num_images 100 --guidance_scale 1.5
 
 The network is told one of ten classes or, for one image in ten, the label 10 for "no class". A grid
-has a row a digit. The learning rate is the best of results/digits_question for the identity start. It
-equals `digits_uvit_dia.py` in everything else.
+has a row a digit. The learning rate is the best of results/digits_question for the identity start.
+It equals `digits_uvit_dia.py` in everything else.
 """
 
 from ml_collections import ConfigDict

@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "uvit_dia"
 
-# One row a folder: a module may import from rows above its own. Folders of one row do not know each other, except
-# where `NEIGHBOURS` says so; within a folder imports may go in any order without a circle.
+# One row a folder: a module may import from rows above its own. Folders of one row do not know each
+# other, except where `NEIGHBOURS` says so; within a folder imports may go in any order without a
+# circle.
 ROWS: list[tuple[str, ...]] = [
     ("system", "rng", "diffusion", "config", "cli"),
     ("data", "models", "plots"),
@@ -53,7 +54,8 @@ ONLY: dict[str, set[str]] = {
     "rng": set(),
 }
 
-# Modules that answer before torch is imported, which takes seconds, and what they must not wait for.
+# Modules that answer before torch is imported, which takes seconds, and what they must not wait
+# for.
 LIGHT = (
     "",
     "__main__",

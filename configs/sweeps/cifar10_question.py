@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from configs.sweeps.cifar10_tuning import NAMES
 from configs.sweeps.question import VARIANTS, cifar10_question, with_rates
 
-# The lowest held-out loss of cifar10_tuning.py at batch size 32 (results/cifar10_question/tuning.csv).
+# The lowest held-out loss of cifar10_tuning.py at batch size 32
+# (results/cifar10_question/tuning.csv).
 RATES = {"none": 2e-3, "paper": 2e-3, "rescaled": 2e-3, "identity": 1e-3}
 
 

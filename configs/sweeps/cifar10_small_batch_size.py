@@ -4,14 +4,16 @@
         --max_parallel 12
     python -m uvit_dia.report runs/cifar10_small_batch_size
 
-Held constant over batch sizes: optimizer steps and learning rate (the paper's Fig. 8 does not say), so a small batch sees fewer
-images; and the EMA as a function of the step. The variants at one batch size have everything in common but the unit.
-To hold images instead: --config.budget=images --config.budget_amount=512000 --config.ema_rule=halflife_images
---config.ema_halflife_images=25000, which is another sweep and needs a folder of its own.
+Held constant over batch sizes: optimizer steps and learning rate (the paper's Fig. 8 does not say),
+so a small batch sees fewer images; and the EMA as a function of the step. The variants at one batch
+size have everything in common but the unit. To hold images instead: --config.budget=images
+--config.budget_amount=512000 --config.ema_rule=halflife_images --config.ema_halflife_images=25000,
+which is another sweep and needs a folder of its own.
 
-Not compiled: a run is so short that compiling it would take a large part of it. 72 runs, meant for 25 minutes of one
-modern GPU with cells in parallel, or for a Slurm cluster. Not run by us yet: neither time nor result is claimed.
-Needs Inception's weights; get them once with eval_fid.py --download_weights.
+Not compiled: a run is so short that compiling it would take a large part of it. 72 runs, meant for
+25 minutes of one modern GPU with cells in parallel, or for a Slurm cluster. Not run by us yet:
+neither time nor result is claimed. Needs Inception's weights; get them once with eval_fid.py
+--download_weights.
 """
 
 from ml_collections import ConfigDict

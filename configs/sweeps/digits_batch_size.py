@@ -2,8 +2,8 @@
 
 python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/digits_batch_size --max_parallel 2
 
-48 runs of 1,500 steps and their evaluations; the costs below were measured with a thread a cell and two cells at once
-on 2 cores of a server (AMD EPYC, no GPU).
+48 runs of 1,500 steps and their evaluations; the costs below were measured with a thread a cell and
+two cells at once on 2 cores of a server (AMD EPYC, no GPU).
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@
         --max_parallel 2
 
 For other batch sizes: --config.batch_sizes=8 or 128, --config.reference_batch_size likewise, and a
-folder of its own. A third of the images of the question's runs. The rates were tried in three sweeps, the
-first three, the next two and the last: at batch size 32 the highest had been the best of some variants.
+folder of its own. A third of the images of the question's runs. The rates were tried in three
+sweeps, the first three, the next two and the last: at batch size 32 the highest had been the best
+of some variants.
 """
 
 from ml_collections import ConfigDict

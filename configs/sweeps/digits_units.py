@@ -3,9 +3,10 @@
     python -m uvit_dia.sweep --config configs/sweeps/digits_units.py --workdir runs/digits_units --max_parallel 2
     python -m uvit_dia.report runs/digits_units
 
-69 runs: no unit, and eleven units in two ways, three seeds each. All start as the identity, so that the variants differ in
-attention and not in the scale that a fresh unit puts in front of the MLPs (0.03 for SPEM, 0.25 for DIA-LSTM, 0.5 for
-SE). Cost by the estimate of --dry_run, after the measured costs of digits_batch_size.py; not run by us yet.
+69 runs: no unit, and eleven units in two ways, three seeds each. All start as the identity, so that
+the variants differ in attention and not in the scale that a fresh unit puts in front of the MLPs
+(0.03 for SPEM, 0.25 for DIA-LSTM, 0.5 for SE). Cost by the estimate of --dry_run, after the
+measured costs of digits_batch_size.py; not run by us yet.
 """
 
 from ml_collections import ConfigDict

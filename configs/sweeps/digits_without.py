@@ -4,9 +4,10 @@
         --max_parallel 2
     python -m uvit_dia.report runs/digits_without_residual
 
-After the colon: residual (what attention and MLP add to), layer_norm, or skip (the long skips). 9 runs: the network without
-a unit, with the paper's DIA-LSTM, and with one that starts as the identity. Runs may diverge, which is a result. Cost by
-the estimate of --dry_run, after the measured costs of digits_batch_size.py; not run by us yet.
+After the colon: residual (what attention and MLP add to), layer_norm, or skip (the long skips). 9
+runs: the network without a unit, with the paper's DIA-LSTM, and with one that starts as the
+identity. Runs may diverge, which is a result. Cost by the estimate of --dry_run, after the measured
+costs of digits_batch_size.py; not run by us yet.
 """
 
 from ml_collections import ConfigDict

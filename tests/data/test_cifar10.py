@@ -141,7 +141,8 @@ def test_training_sampling_and_measuring(
     assert values["floor_split"] == "test"
     assert values["floor_num_images"] == 256
     assert values["nfe"] == 5
-    # 20 steps teach no picture: far from the floor, yet a number on the classifier's published scale
+    # 20 steps teach no picture: far from the floor, yet a number on the classifier's published
+    # scale
     assert 0.05 < values["floor"] < 0.5
     assert 5 * values["floor"] < values["fd"] < 30
 
@@ -177,7 +178,8 @@ def test_published_distance_of_the_test_images_to_the_training_images(
     }
     distance = frechet_distance(features["test"], features["train"])
     assert distance == pytest.approx(0.010, rel=0.1)
-    # Draws of 2,000 training images scatter from 0.021 to 0.049, so the published 0.030 is compared with a mean.
+    # Draws of 2,000 training images scatter from 0.021 to 0.049, so the published 0.030 is compared
+    # with a mean.
     distances = []
     for seed in range(5):
         chosen = torch.randperm(50_000, generator=torch.Generator().manual_seed(seed))[:2000]

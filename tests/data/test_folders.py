@@ -211,7 +211,8 @@ def test_class_names_that_differ_in_case_or_form_only_are_told(tmp_path: Path) -
     assert "e\u0301 and \xe9 count as several classes" in summary
 
 
-# ---------------------------------------------------------------- what systems and people leave there
+# ---------------------------------------------------------------- what systems and people leave
+# there
 
 
 @pytest.mark.faults

@@ -22,8 +22,8 @@ from uvit_dia.system.errors import InputError
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
-# Where each command stops: the first thing that it does after its command line is read, by module and name. Others
-# stop as soon as their flags are read.
+# Where each command stops: the first thing that it does after its command line is read, by module
+# and name. Others stop as soon as their flags are read.
 STOPS = {
     "train": ("runs.folder.RunFolder", "runs.find.find_paths"),
     "sample": ("sampling.command.with_source",),

@@ -660,7 +660,8 @@ def test_inception_with_other_channels_is_refused(inception_weights: Path) -> No
         extractor.features(random_images(2, 4, side=32))
 
 
-# --- torch-fidelity's other extractors -------------------------------------------------------------
+# --- torch-fidelity's other extractors
+# -------------------------------------------------------------
 
 
 def test_published_weights_are_those_of_torch_fidelity() -> None:

@@ -48,7 +48,8 @@ def test_frechet_distance_of_known_gaussians() -> None:
     """Two lines of points with means 0 and 3 and variances 2 and 8: 9 + 2 + 8 - 2 * sqrt(16)."""
     first = torch.tensor([-1.0, 1.0])[:, None].repeat(1, 2)
     second = torch.tensor([1.0, 5.0])[:, None].repeat(1, 2)
-    # both features are one and the same number, so the covariances are [[v, v], [v, v]] and everything doubles
+    # both features are one and the same number, so the covariances are [[v, v], [v, v]] and
+    # everything doubles
     assert frechet_distance(first, second) == pytest.approx(2 * (9 + 2 + 8 - 8), rel=1e-6)
 
 

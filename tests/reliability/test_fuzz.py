@@ -42,7 +42,8 @@ pytestmark = pytest.mark.reliability
 KEYS = sorted(RULES)
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits_uvit_dia.py"
 
-# The same examples every time, so that a change fails for what it changed; FUZZ_EXAMPLES=5000 looks further.
+# The same examples every time, so that a change fails for what it changed; FUZZ_EXAMPLES=5000 looks
+# further.
 fuzz = settings(
     derandomize=True,
     database=None,

@@ -1,6 +1,7 @@
 """A stored curve of losses: what changes a number of the training is seen, wherever it was changed.
 
-python tests/reliability/test_loss_curve.py     stores the curve of this machine, after a change that was meant
+python tests/reliability/test_loss_curve.py     stores the curve of this machine, after a change
+that was meant
 """
 
 import json

@@ -46,7 +46,8 @@ from uvit_dia.system.messages import shorten_paths
 from uvit_dia.system.signals import SAME_REQUEST_SECONDS
 from uvit_dia.training import trainer
 
-# ---------------------------------------------------------------- every kind of training, in this process
+# ---------------------------------------------------------------- every kind of training, in this
+# process
 
 
 class Interrupted(Exception):

@@ -56,11 +56,12 @@ def measured(figure: str, name: str, value: float, limit: str) -> Figure:
 class Figures:
     """Plugin of pytest that collects figures, from one process or from the workers of pytest-xdist.
 
-    What a test says of itself travels as properties of its report: a worker runs the test, and the process that hands
-    tests out reads the report.
+    What a test says of itself travels as properties of its report: a worker runs the test, and the
+    process that hands tests out reads the report.
 
     Args:
-        path: the JSON file; None collects silently, and fails no test for a duration: only a quiet machine can tell.
+        path: the JSON file; None collects silently, and fails no test for a duration: only a quiet
+            machine can tell.
     """
 
     def __init__(self, path: str | None) -> None:

@@ -18,8 +18,9 @@ from uvit_dia.sweep.cells import SCRIPTS
 from uvit_dia.sweep.config import make_sweep
 from uvit_dia.system.errors import InputError
 
-# SHA-256 of the cells, with all their overrides, and of the sweep config without its words, from before the configs had a
-# common part: whoever began one of these sweeps goes on with the same runs.
+# SHA-256 of the cells, with all their overrides, and of the sweep config without its words, from
+# before the configs had a common part: whoever began one of these sweeps goes on with the same
+# runs.
 EXPANDED = {
     "cifar10_batch_size.py": "c392ff0fb034755ae92db4414049d65af8743628e8d425259aa60003b996a08e",
     "cifar10_small_batch_size.py": "30e6c69758364915e3713b60eab7f567354801415a481619f5e1222068c99985",

@@ -137,8 +137,8 @@ def make_subject(
         num_images: N; None for what the command line says, or `DEFAULT_NUM_IMAGES`.
 
     Raises:
-        InputError: if there are fewer images than asked for, or no such noise level, or if the images are not those
-            of the training.
+        InputError: if there are fewer images than asked for, or no such noise level, or if the
+            images are not those of the training.
     """
     config = trained.config
     total = config.diffusion.num_train_timesteps

@@ -29,7 +29,8 @@ def early_source(
         weights: path of the Inception weights on the command line, if there is one.
 
     Returns:
-        Its checked file; None where the config cannot be read, which is told when the checkpoint is.
+        Its checked file; None where the config cannot be read, which is told when the checkpoint
+        is.
 
     Raises:
         InputError: if there is no such extractor, or its file is wrong.

@@ -2,9 +2,10 @@
 
 `torch.export.load` unpickles objects, evaluates size expressions, and writes names, operators and
 guards of a graph into Python source that it executes. A program of tensors and ATen operators needs
-none of that freedom, so every member, operator and text of an archive must be of a kind listed here;
-anything else is refused. The check is long, and kept: a program is the only extractor for domains
-where Inception is the wrong ruler that comes as one file and needs no code of its author's to run.
+none of that freedom, so every member, operator and text of an archive must be of a kind listed
+here; anything else is refused. The check is long, and kept: a program is the only extractor for
+domains where Inception is the wrong ruler that comes as one file and needs no code of its author's
+to run.
 """
 
 import io

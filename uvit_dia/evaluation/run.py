@@ -44,7 +44,8 @@ class EvaluationArguments:
         num_repeats: how many seeds, from the first on, are measured one after the other.
         data_path: where the training images lie, if not where the run found them.
         allow_other_data: whether other images than the training's are measured against.
-        held_out_loss: whether the held-out loss is measured, even if the config does not ask for it.
+        held_out_loss: whether the held-out loss is measured, even if the config does not ask for
+            it.
     """
 
     extractor: str | None

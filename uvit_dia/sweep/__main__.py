@@ -4,10 +4,11 @@
 
     python -m uvit_dia.sweep cell runs/sweep NAME
 
-Run the same command again to resume an interrupted sweep: finished cells are skipped, broken ones resume, diverged ones
-are results. --dry_run shows the runs and their cost, with --commands also their commands; --status shows how far they
-are. The second command works on one cell alone. Exit codes: 0 all cells have a result, 1 some cells failed, 2 wrong
-input, 75 stopped early with all state saved.
+Run the same command again to resume an interrupted sweep: finished cells are skipped, broken ones
+resume, diverged ones are results. --dry_run shows the runs and their cost, with --commands also
+their commands; --status shows how far they are. The second command works on one cell alone. Exit
+codes: 0 all cells have a result, 1 some cells failed, 2 wrong input, 75 stopped early with all
+state saved.
 """
 
 import sys

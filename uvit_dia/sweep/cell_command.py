@@ -2,8 +2,9 @@
 
     python -m uvit_dia.sweep cell runs/sweep uvit-b0032-s0
 
-This is what a sweep starts for each cell; it may as well be started by hand, on several machines that share the sweep's
-folder. Exit codes: 0 done, 1 failed, 2 wrong input, 3 diverged, 75 stopped early with its state saved.
+This is what a sweep starts for each cell; it may as well be started by hand, on several machines
+that share the sweep's folder. Exit codes: 0 done, 1 failed, 2 wrong input, 3 diverged, 75 stopped
+early with its state saved.
 """
 
 from pathlib import Path
@@ -67,7 +68,8 @@ def _launch(plan: SweepPlan, base: str | None, scripts: Path | None) -> Launch:
     """Return how the commands of a cell are started.
 
     Raises:
-        InputError: if `sweep.json`, which is data, names a file outside this project as the base config, which is code.
+        InputError: if `sweep.json`, which is data, names a file outside this project as the base
+            config, which is code.
     """
     config = plan.checked_config()
     if base is None:

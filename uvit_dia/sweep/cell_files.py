@@ -2,11 +2,12 @@
 
 ::
 
-    cell.json        what the launcher says of the cell: state, reason, the evaluation of a finished cell
-    config.json, env.json, status.json, metrics.jsonl, samples/, checkpoints/    of the run, by train.py
-    eval.jsonl       its evaluations, by eval_fid.py
+    cell.json        what the launcher says of the cell: state, reason, the evaluation of a finished
+    cell config.json, env.json, status.json, metrics.jsonl, samples/, checkpoints/    of the run, by
+    train.py eval.jsonl       its evaluations, by eval_fid.py
 
-Any of them may be missing, cut or foreign. What is wrong with one is told beside the numbers of the others.
+Any of them may be missing, cut or foreign. What is wrong with one is told beside the numbers of the
+others.
 """
 
 import re
@@ -33,7 +34,8 @@ class CellFiles:
         config: `config.json`, or {}.
         env: `env.json`, or {}.
         log: the lines of `metrics.jsonl` that hold a loss, by step.
-        nonfinite: its lines about a non-finite loss or gradient, by step; the last one ended the training.
+        nonfinite: its lines about a non-finite loss or gradient, by step; the last one ended the
+            training.
         evaluations: the lines of `eval.jsonl`, in their order.
         sample: the newest grid of samples, or None.
         damage: a sentence for every file that could not be read as a whole.

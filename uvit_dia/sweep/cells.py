@@ -21,7 +21,8 @@ class Launch:
     Attributes:
         base: path of the base config.
         num_processes: processes that train a cell together.
-        threads: CPU threads of each of them; part of what the sweep is, since they change the last bits.
+        threads: CPU threads of each of them; part of what the sweep is, since they change the last
+            bits.
         scripts: the folder of train.py and eval_fid.py; None for the package's own commands.
     """
 

@@ -1,8 +1,9 @@
 """Which evaluations of a sweep's cells may stand side by side, and why the others may not.
 
-A metric is compared only where it was measured on the weights of a cell's last step, in one way for all cells: same
-metric, feature extractor, reference images, number of images and sampler; and only between cells that train for the
-budget that the sweep holds constant. Everything else is left out, and listed with its reason.
+A metric is compared only where it was measured on the weights of a cell's last step, in one way for
+all cells: same metric, feature extractor, reference images, number of images and sampler; and only
+between cells that train for the budget that the sweep holds constant. Everything else is left out,
+and listed with its reason.
 """
 
 import math
@@ -222,8 +223,9 @@ def _of_one_model(
 ) -> tuple[Record, ...]:
     """Return one evaluation a sample seed, by seed, all of the same weights.
 
-    Those are the weights that the launcher recorded, or that lie there; where neither was evaluated, or is known, those
-    that were evaluated last. An interrupted sweep may measure the same twice; the later line holds.
+    Those are the weights that the launcher recorded, or that lie there; where neither was
+    evaluated, or is known, those that were evaluated last. An interrupted sweep may measure the
+    same twice; the later line holds.
     """
     evaluated = [line.get("weights_sha256") for line in lines]
     known = (files.told.get("weights_sha256"), final_weights(files.folder, files.cell.num_steps))

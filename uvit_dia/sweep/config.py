@@ -25,7 +25,8 @@ class Sweep:
         config: the sweep config.
         base_config: the base config, plain.
         launch: how the commands of its cells are started.
-        cells: its runs; seeds outermost, so that a part of them covers all variants and batch sizes.
+        cells: its runs; seeds outermost, so that a part of them covers all variants and batch
+            sizes.
         configs: the config of each run as train.py sees it, by name.
     """
 

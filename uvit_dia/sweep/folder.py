@@ -2,8 +2,8 @@
 
 ::
 
-    sweep.json             the plan (`plan.py`): the resolved sweep, its runs and its hash; another sweep is refused
-    cells/NAME/            a run's folder, as train.py and eval_fid.py leave it
+    sweep.json             the plan (`plan.py`): the resolved sweep, its runs and its hash; another
+    sweep is refused cells/NAME/            a run's folder, as train.py and eval_fid.py leave it
     cells/NAME/cell.json   what became of the cell, as the launcher knows it; replaced in one step
     cells/NAME/logs/       what train.py, eval_fid.py and the process that works on the cell wrote
 """
@@ -26,7 +26,8 @@ CELL_STATES = ("waiting", "running", "preempted", "done", "diverged", "failed")
 FINAL_STATES = ("done", "diverged")  # results; a failed cell is tried again by the next start
 CELL_LOCK = ".cell-lock"  # held by whoever works on a cell
 
-# What may differ when a sweep goes on: where things lie, what it is said to be, and how it is launched.
+# What may differ when a sweep goes on: where things lie, what it is said to be, and how it is
+# launched.
 FREE_KEYS = (
     "held_constant",
     "seconds_per_",
@@ -42,7 +43,8 @@ def make_plan(sweep: Sweep, workdir: Path) -> SweepPlan:
     """Return the plan of a sweep in a folder, with the extractors that were recorded there.
 
     Raises:
-        InputError: if the folder holds another sweep, or runs of other configs; the message names what differs.
+        InputError: if the folder holds another sweep, or runs of other configs; the message names
+            what differs.
     """
     saved = read_plan(workdir) if (workdir / "sweep.json").exists() else None
     plan = SweepPlan(

@@ -61,8 +61,8 @@ class CellsFailed(CommandError):
 class CellRunner:
     """Runs cells until each has ended; one that fails leaves the others alone.
 
-    A cell whose command was killed, or ended by a bug of ours, is tried once more; one that was refused (exit code 2)
-    or that diverged is not, since it would end the same way.
+    A cell whose command was killed, or ended by a bug of ours, is tried once more; one that was
+    refused (exit code 2) or that diverged is not, since it would end the same way.
 
     Args:
         workdir: the sweep's folder, held by this process.

@@ -26,8 +26,8 @@ class SweepPlan:
         config: the resolved sweep config, as JSON; what an older version did not know is missing.
         base_config: the config that all runs are made from, as JSON; {} where it is not recorded.
         sha256: of all that the results depend on.
-        extractors: SHA-256 of the feature extractor's file by name of the cell, as the launcher found it before the
-            first cell ran; {} in the folders of older versions.
+        extractors: SHA-256 of the feature extractor's file by name of the cell, as the launcher
+            found it before the first cell ran; {} in the folders of older versions.
         run_order: the runs as the sweep starts them.
     """
 

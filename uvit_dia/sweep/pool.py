@@ -24,15 +24,16 @@ class _Process:
 class LocalPool:
     """This machine as a place where cells run.
 
-    A cell's process is in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which passes it on in
-    order. The process ends when the sweep does, however that ended: its standard input is a pipe that nobody else
-    holds.
+    A cell's process is in a session of its own: Ctrl-C in the terminal reaches the sweep alone,
+    which passes it on in order. The process ends when the sweep does, however that ended: its
+    standard input is a pipe that nobody else holds.
 
     Args:
         workdir: the sweep's folder, held by this process.
         launch: how the commands of cells are started.
         max_parallel: how many cells run at once.
-        num_gpus: GPUs over which cells are spread; with less than two, a cell sees what this process sees.
+        num_gpus: GPUs over which cells are spread; with less than two, a cell sees what this
+            process sees.
     """
 
     poll_seconds = 0.1

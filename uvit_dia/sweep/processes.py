@@ -24,8 +24,8 @@ POLL_SECONDS = 0.25
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 STDIN = 0
 
-# What tells a process that it is one of several, set by srun, mpirun and torchrun: a sweep may run inside such a launch,
-# and its cells are no part of it.
+# What tells a process that it is one of several, set by srun, mpirun and torchrun: a sweep may run
+# inside such a launch, and its cells are no part of it.
 RANK_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "MV2_", "PALS_", "TORCHELASTIC_")
 RANK_VARIABLES = (
     "RANK",
@@ -63,8 +63,8 @@ class CommandRunner:
     Args:
         logs: folder of their stdout and stderr; made when it is needed.
         environment: what they find in their environment beside what this process has in its own.
-        is_launched: whether a sweep started this process, and holds the other end of its standard input: the end of
-            the sweep then stops the command.
+        is_launched: whether a sweep started this process, and holds the other end of its standard
+            input: the end of the sweep then stops the command.
 
     Attributes:
         stop_reason: why the cell shall stop, or None.
@@ -123,7 +123,8 @@ class CommandRunner:
             command: the command line.
 
         Returns:
-            its exit code (minus the number of the signal that ended it) and the last line of its stderr.
+            its exit code (minus the number of the signal that ended it) and the last line of its
+            stderr.
 
         Raises:
             Stopped: if the cell was asked to stop before the command was started.

@@ -1,6 +1,7 @@
 """The record of a sweep: what it planned, what became of each cell, and which evaluations it chose.
 
-`read_sweep` is the one reader of a sweep's folder: the report, `--status` and the launcher itself see a cell through it.
+`read_sweep` is the one reader of a sweep's folder: the report, `--status` and the launcher itself
+see a cell through it.
 """
 
 import platform
@@ -20,23 +21,28 @@ class CellRecord:
     """What became of a cell.
 
     Attributes:
-        cell: the cell, as planned: name, variant, batch size, seed, steps, images, learning rate, overrides.
-        state: "waiting", "running", "preempted", "done", "diverged" or "failed". Done means trained to the last step
-            and evaluated with all sample seeds; diverged, that the training or the samples became non-finite.
+        cell: the cell, as planned: name, variant, batch size, seed, steps, images, learning rate,
+            overrides.
+        state: "waiting", "running", "preempted", "done", "diverged" or "failed". Done means trained
+            to the last step and evaluated with all sample seeds; diverged, that the training or the
+            samples became non-finite.
         reason: why, in a few words; "" where nothing is to be said.
         attempts: how often a launcher started to work on it; 0 where that is not recorded.
         step: optimizer steps done, as far as the files say.
         is_trained: whether the run did its last step.
-        evaluations: the chosen lines of `eval.jsonl`, one a sample seed, by seed; () unless the state is "done".
-        log: the lines of `metrics.jsonl` that hold a loss, by step, each step once. A line covers the steps since the
-            line before. Read their numbers with `uvit_dia.system.records.number`, which gives NaN for what is none.
-        nonfinite: its lines about a non-finite loss or gradient, by step; the last one ended the training.
+        evaluations: the chosen lines of `eval.jsonl`, one a sample seed, by seed; () unless the
+            state is "done".
+        log: the lines of `metrics.jsonl` that hold a loss, by step, each step once. A line covers
+            the steps since the line before. Read their numbers with
+            `uvit_dia.system.records.number`, which gives NaN for what is none.
+        nonfinite: its lines about a non-finite loss or gradient, by step; the last one ended the
+            training.
         config: the run's `config.json`, or {}.
         env: the run's `env.json` (versions, platform, device), or {}.
         told: the launcher's `cell.json`, or {}: `train_seconds`, `eval_seconds`, `host` and others.
         sample: path of the newest grid of samples, or None.
-        left_out: what takes no part in a comparison, and why: evaluations, the metric of a cell that is not done, and
-            files that are damaged.
+        left_out: what takes no part in a comparison, and why: evaluations, the metric of a cell
+            that is not done, and files that are damaged.
     """
 
     cell: Cell
@@ -66,10 +72,10 @@ class SweepRecord:
 
     Attributes:
         plan: what it set out to do.
-        cells: the record of every cell, in the order of `plan.cells`: by variant, the baseline first, then batch size,
-            then seed.
-        settings: what the evaluations of all cells have in common, by the names of `eval.jsonl` (`choice.SETTINGS`);
-            {} where nothing is evaluated.
+        cells: the record of every cell, in the order of `plan.cells`: by variant, the baseline
+            first, then batch size, then seed.
+        settings: what the evaluations of all cells have in common, by the names of `eval.jsonl`
+            (`choice.SETTINGS`); {} where nothing is evaluated.
     """
 
     plan: SweepPlan
@@ -85,8 +91,8 @@ def read_sweep(folder: Path, *, log_bytes: int | None = None) -> SweepRecord:
         log_bytes: read only so much of the end of each `metrics.jsonl`; None for all of it.
 
     Raises:
-        InputError: if there is no sweep, or its `sweep.json` is damaged. What is missing or damaged in a cell is no
-            error: it stands in `left_out` of the cell.
+        InputError: if there is no sweep, or its `sweep.json` is damaged. What is missing or damaged
+            in a cell is no error: it stands in `left_out` of the cell.
     """
     return read_cells(read_plan(folder), log_bytes=log_bytes)
 
@@ -133,8 +139,8 @@ def _record(plan: SweepPlan, files: CellFiles, choice: Choice) -> CellRecord:
 def _state(files: CellFiles, *, is_evaluated: bool) -> tuple[str, str]:
     """Return what became of a cell, and why.
 
-    The run's `status.json` says how far the training is; the launcher's `cell.json` adds what the run cannot know, such
-    as an evaluation that failed.
+    The run's `status.json` says how far the training is; the launcher's `cell.json` adds what the
+    run cannot know, such as an evaluation that failed.
     """
     told, trained = str(files.told.get("state", "")), str(files.status.get("state", ""))
     reason = str(files.told.get("reason") or files.status.get("reason") or "")

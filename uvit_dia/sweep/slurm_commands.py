@@ -58,8 +58,8 @@ def import_submitit() -> ModuleType:
 def submit_in_time(queue: Callable[[], list[Any]]) -> list[Any]:
     """Let submitit call sbatch; return the jobs.
 
-    It waits for sbatch for ever, and prints what sbatch says: so it runs in a thread that may be left behind, and its
-    print is caught, since the error says the same.
+    It waits for sbatch for ever, and prints what sbatch says: so it runs in a thread that may be
+    left behind, and its print is caught, since the error says the same.
     """
     jobs: list[Any] = []
     refusals: list[Exception] = []
