@@ -110,7 +110,10 @@ def means_table(values: Values, digits: int, column: str) -> str:
 
 
 def tuning_table(table: pd.DataFrame, digits: int) -> str:
-    """Return the held-out loss of every variant at every learning rate, the lowest in bold."""
+    """Return the held-out loss of every variant at every learning rate, the lowest in bold.
+
+    Of several seeds it is the mean.
+    """
     names = table["variant"].str.rsplit("_lr", n=1).str[0]
     rates = sorted(table["learning_rate"].unique())
     lines = [
@@ -118,7 +121,7 @@ def tuning_table(table: pd.DataFrame, digits: int) -> str:
         "| --- |" + " ---: |" * len(rates),
     ]
     for name in dict.fromkeys(names):
-        rows = table[names == name].set_index("learning_rate")["held_out_loss"]
+        rows = table[names == name].groupby("learning_rate")["held_out_loss"].mean()
         cells = [f"{rows[rate]:.{digits}f}" if rate in rows else "" for rate in rates]
         best = f"{rows.min():.{digits}f}"
         marked = [f"**{cell}**" if cell == best else cell for cell in cells]
@@ -167,29 +170,52 @@ def difference_figure(values: Values, name: str, title: str, sentence: str) -> N
     write_atomically(HERE / "figures" / f"{name}.png", png_bytes(drawn))
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """Runs on digits that are compared as results/PROTOCOL.md says.
+
+    Attributes:
+        name: of the CSV file and, with `digits_` before it, of the figure.
+        title: of its section.
+        pairs: that are compared, one correction over all; None for those of `pairs_of`.
+    """
+
+    name: str
+    title: str
+    pairs: tuple[tuple[str, str], ...] | None = None
+
+
+EXPERIMENTS = (
+    Experiment("b0032", "Digits, batch 32"),
+    Experiment("b0128", "Digits, batch 128"),
+)
+TUNINGS = (
+    ("tuning.csv", "Digits, batch 32: learning rates, held-out loss on seed 100"),
+    ("tuning_b0128.csv", "Digits, batch 128: learning rates, held-out loss on seed 100"),
+)
+
+
 def digits_sections() -> list[str]:
-    """Return the tables on digits; draw the main figure."""
+    """Return the tables on digits; draw the figures."""
+    folder = HERE / "digits_question"
     sections = []
-    for path, size in (("tuning.csv", 32), ("tuning_b0128.csv", 128)):
-        tuning = pd.read_csv(HERE / "digits_question" / path)
-        title = f"Digits, batch {size}: learning rates, held-out loss on seed 100"
-        sections.append(f"## {title}\n\n{tuning_table(tuning, 4)}")
-    for path in sorted((HERE / "digits_question").glob("results_b*.csv")):
-        table = pd.read_csv(path)
-        size = int(path.stem.removeprefix("results_b"))
+    for path, title in TUNINGS:
+        sections.append(f"## {title}\n\n{tuning_table(pd.read_csv(folder / path), 4)}")
+    for experiment in EXPERIMENTS:
+        table = pd.read_csv(folder / f"results_{experiment.name}.csv")
         counts = table["state"].value_counts().to_dict()
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        sections.append(f"## Digits, batch {size}: {told}")
+        sections.append(f"## {experiment.title}: {told}")
         for column, title, digits in (
             ("held_out_loss", "held-out loss", 5),
             ("value", "Fréchet distance (digits extractor)", 2),
         ):
             values = by_seed(table, column)
             sections.append(f"### {title}\n\n{means_table(values, digits, title)}")
-            sections.append(comparison_table(values, pairs_of(values), digits))
+            sections.append(comparison_table(values, experiment.pairs or pairs_of(values), digits))
         difference_figure(
             by_seed(table, "held_out_loss"),
-            f"digits_b{size:04d}",
+            f"digits_{experiment.name}",
             "held-out loss on digits",
             "Open dots are seeds (same backbone, images and noise), diamonds their mean, bars its "
             "95% interval.",
