@@ -167,10 +167,9 @@ def test_cifar10_from_the_extracted_files(
 @pytest.mark.parametrize(
     ("lies_there", "given", "said"),
     [
-        ("cifar-10-python.tar.gz", "cifar-10-python.tar.gz", "python edition (pickles"),
-        ("cifar-10-python.tar.gz", "", "python edition (pickles"),
-        ("cifar-10-batches-py/data_batch_1", "", "python edition (pickles"),
-        ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py", "python edition (pickles"),
+        ("cifar-10-python.tar.gz", "", "cifar-10-python.tar.gz is corrupt: SHA-256"),
+        ("cifar-10-batches-py/data_batch_1", "", "data_batch_1 is no batch of CIFAR-10's python"),
+        ("data_batch_1", "data_batch_1", "give the folder that holds all of them"),
         ("cifar-10-batches-mat/data_batch_1.mat", "cifar-10-batches-mat", "Matlab edition"),
         ("cifar-100-binary/train.bin", "cifar-100-binary", "another data set"),
         ("data/train.parquet", "data", "data.name = 'parquet' reads it"),

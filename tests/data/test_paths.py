@@ -58,7 +58,7 @@ def test_a_link_to_nothing_is_told_as_that(tmp_path: Path) -> None:
         ("folder", "a.txt", "is a file; data.name = 'folder' takes a folder"),
         ("parquet", "a.jpg", "is one image; data.name = 'folder' takes the folder"),
         ("parquet", "a.zip", "is an archive; data.name = 'zip' reads .zip files"),
-        ("cifar10", "cifar-10-python.tar.gz", "python edition"),
+        ("cifar10", "data_batch_1", "give the folder that holds all of them"),
     ],
 )
 def test_a_file_of_another_kind_is_told(tmp_path: Path, name: str, file: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""CIFAR-10 from its official *binary* edition: plain bytes, no pickles."""
+"""CIFAR-10 from its official editions: plain bytes, or pickles of which nothing is run."""
 
 import tarfile
 from collections.abc import Iterator
@@ -8,7 +8,16 @@ import numpy as np
 import torch
 
 from uvit_dia.data import cifar10_files
-from uvit_dia.data.cifar10_files import ARCHIVE, BATCHES, EXTRACTED, Cifar10Files, find_cifar10
+from uvit_dia.data.cifar10_files import (
+    ARCHIVE,
+    BATCHES,
+    EXTRACTED,
+    PYTHON_BATCHES,
+    PYTHON_EXTRACTED,
+    Cifar10Files,
+    find_cifar10,
+)
+from uvit_dia.data.cifar10_pickles import read_batch
 from uvit_dia.data.file_kinds import what_it_is
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.paths import data_path
@@ -50,7 +59,7 @@ def read_cifar10(path: str, split: str, *, show_progress: bool) -> ImageSet:
         content = bytearray().join(_from_archive(found.path, split, show_progress))
         notes: tuple[str, ...] = ()
     else:
-        content = bytearray().join(_from_folder(found.path, split))
+        content = bytearray().join(_from_folder(found, split))
         notes = ("extracted files: sizes and labels were checked, there is no hash",)
     rows = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(-1, RECORD_BYTES))
     images, labels = rows[:, 1:].reshape(-1, *SHAPE).contiguous(), rows[:, 0].long()
@@ -61,39 +70,49 @@ def read_cifar10(path: str, split: str, *, show_progress: bool) -> ImageSet:
 
 def _from_archive(archive: Path, split: str, show_progress: bool) -> Iterator[bytes]:
     """Yield the batches of an archive: downloaded if it is missing, its hash checked first."""
-    expected = cifar10_files.SHA256
+    url, expected = cifar10_files.URL, cifar10_files.SHA256
     if not archive.exists():
-        download(cifar10_files.URL, archive, expected, show_progress)
+        download(url, archive, expected, show_progress)
+    if archive.name.startswith("cifar-10-python"):
+        url, expected = cifar10_files.PYTHON_URL, cifar10_files.PYTHON_SHA256
     try:
         found = sha256_file(archive)
         with archive.open("rb") as file:
             kind = what_it_is(file.read(512))
     except OSError as error:
         raise InputError(f"cannot read {archive}: {error.strerror}") from error
-    if found != expected:
+    pickled = found == cifar10_files.PYTHON_SHA256
+    if found not in (cifar10_files.SHA256, cifar10_files.PYTHON_SHA256):
         raise InputError(
             f"{archive} is corrupt: SHA-256 {found[:16]}... ({kind}), expected {expected[:16]}..., "
-            f"the archive of {cifar10_files.URL}"
+            f"the archive of {url}"
         )
+    folder, batches = (PYTHON_EXTRACTED, PYTHON_BATCHES) if pickled else (EXTRACTED, BATCHES)
     with tarfile.open(archive, "r:gz") as tar:  # members are read in memory; nothing is extracted
-        for batch in BATCHES[split]:
-            member = tar.extractfile(f"{EXTRACTED}/{batch}")
+        for batch in batches[split]:
+            member = tar.extractfile(f"{folder}/{batch}")
             if member is None:
                 raise InputError(f"{archive} lacks {batch}")
-            yield member.read()
+            content = member.read()
+            yield read_batch(content, f"{archive}:{batch}") if pickled else content
 
 
-def _from_folder(folder: Path, split: str) -> Iterator[bytes]:
+def _from_folder(found: Cifar10Files, split: str) -> Iterator[bytes]:
     """Yield the batches of an extracted folder."""
-    for name in BATCHES[split]:
+    expected = RECORDS_A_BATCH * RECORD_BYTES
+    for name in (PYTHON_BATCHES if found.pickled else BATCHES)[split]:
+        path = found.path / name
         try:
-            content = (folder / name).read_bytes()
+            content = path.read_bytes()
         except OSError as error:
-            raise InputError(f"cannot read {folder / name}: {error.strerror}") from error
-        expected = RECORDS_A_BATCH * RECORD_BYTES
-        if len(content) != expected:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        if found.pickled:
+            content = read_batch(content, str(path))
+            if len(content) != expected:
+                images = len(content) // RECORD_BYTES
+                raise InputError(f"{path} has {images} images, expected {RECORDS_A_BATCH}")
+        elif len(content) != expected:
             raise InputError(
-                f"{folder / name} has {len(content)} bytes ({what_it_is(content[:512])}), expected "
-                f"{expected}"
+                f"{path} has {len(content)} bytes ({what_it_is(content[:512])}), expected {expected}"
             )
         yield content

@@ -14,16 +14,25 @@ BATCHES = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test": ("test_batch.bin",),
 }
-PYTHON = "CIFAR-10's python edition (pickles, which are never loaded)"
+# The python edition, which torchvision and others have downloaded: read where it lies, never fetched.
+PYTHON_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+PYTHON_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+PYTHON_ARCHIVE = "cifar-10-python.tar.gz"
+PYTHON_EXTRACTED = "cifar-10-batches-py"
+PYTHON_BATCHES = {
+    split: tuple(name.removesuffix(".bin") for name in names) for split, names in BATCHES.items()
+}
 OTHER_EDITIONS = {  # names that begin so -> what they are
-    "cifar-10-python": PYTHON,
-    "cifar-10-batches-py": PYTHON,
     "data_batch_1.mat": "CIFAR-10's Matlab edition",
-    "data_batch_1": PYTHON,
+    "data_batch_": "one file of CIFAR-10; give the folder that holds all of them",
+    "test_batch": "one file of CIFAR-10; give the folder that holds all of them",
     "cifar-10-matlab": "CIFAR-10's Matlab edition",
     "cifar-10-batches-mat": "CIFAR-10's Matlab edition",
 }
-ADVICE = f"needed is the binary edition, {URL}, as a file or extracted; data.path = '' downloads it"
+ADVICE = (
+    f"needed is the binary edition, {URL}, or the python edition, as a file or extracted; "
+    "data.path = '' downloads the first"
+)
 
 
 @dataclass(frozen=True)
@@ -31,20 +40,22 @@ class Cifar10Files:
     """Where CIFAR-10 lies.
 
     Attributes:
-        path: the official binary archive, or the folder that was extracted from it.
+        path: an official archive, or the folder that was extracted from it.
         is_archive: which of the two.
+        pickled: whether it is the python edition; else the binary one.
     """
 
     path: Path
     is_archive: bool
+    pickled: bool = False
 
 
 def find_cifar10(path: Path) -> Cifar10Files:
     """Find CIFAR-10; an archive that is not there yet is named where it belongs.
 
     Args:
-        path: the archive itself, the folder extracted from it, or a folder that holds, or will
-            hold, one of them.
+        path: an archive itself, the folder extracted from it, or a folder that holds, or will hold,
+            one of them; of both editions in a folder the binary one is taken.
 
     Raises:
         InputError: if another edition lies there, or a folder cannot be read.
@@ -52,11 +63,15 @@ def find_cifar10(path: Path) -> Cifar10Files:
     if path.is_file():
         _refuse_other_editions(path, path.name)
         return Cifar10Files(path, is_archive=True)
-    if (path / ARCHIVE).exists():
-        return Cifar10Files(path / ARCHIVE, is_archive=True)
-    for folder in (path, path / EXTRACTED):
-        if any((folder / name).exists() for names in BATCHES.values() for name in names):
-            return Cifar10Files(folder, is_archive=False)
+    for archive, extracted, batches, pickled in (
+        (ARCHIVE, EXTRACTED, BATCHES, False),
+        (PYTHON_ARCHIVE, PYTHON_EXTRACTED, PYTHON_BATCHES, True),
+    ):
+        if (path / archive).exists():
+            return Cifar10Files(path / archive, is_archive=True)
+        for folder in (path, path / extracted):
+            if any((folder / name).exists() for names in batches.values() for name in names):
+                return Cifar10Files(folder, is_archive=False, pickled=pickled)
     try:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
