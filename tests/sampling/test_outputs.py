@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from uvit_dia.sampling.outputs import ARRAY, FOLDER, GRID, output_kind
+from uvit_dia.sampling.outputs import ANIMATION, ARRAY, FOLDER, GRID, output_kind
 from uvit_dia.system.errors import InputError
 
 
@@ -16,6 +16,8 @@ from uvit_dia.system.errors import InputError
         ("a.b.Png", GRID),
         ("samples.npz", ARRAY),
         ("SAMPLES.NPZ", ARRAY),
+        ("a.gif", ANIMATION),
+        ("a.WebP", ANIMATION),
         ("samples", FOLDER),
         ("samples.v2", FOLDER),
         ("run/step_00001000", FOLDER),
@@ -28,7 +30,7 @@ def test_suffixes_are_read_without_regard_to_case(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jpg", "a.JPG", "a.jpeg", "a.webp", "a.WebP", "a.gif", "a.tiff", "a.npy", "a.zip"]
+    "name", ["a.jpg", "a.JPG", "a.jpeg", "a.avif", "a.Bmp", "a.tiff", "a.npy", "a.zip"]
 )
 def test_other_kinds_of_files_are_refused_by_name(name: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -29,6 +29,7 @@ EXPANDED = {
     "cifar10_tuning.py": "85703dbb9271129e3c995601f5c5ad205eaac76e2e0e95727a42b0ef290c2b50",
     "digits_question.py": "01023aa37d8e55adf2c1941153c1db3ca6117e0c9bd4cbcb801dd21f2d705c52",
     "digits_better_tuning.py": "4004f13e6d93e4e425a88e2d0b68de5dd32b7f296e7bc1c90ad1a6fd02217922",
+    "digits_better.py": "6a97d9b305bda75d2eaac800bd9d1e2f4dc564c02762923582e430f014f2cab9",
     "digits_question_128.py": "82e58799a95f784714fdc75076142249386e2f12593e36aafb80845701d73eeb",
     "digits_tuning.py": "e03c97f9e68e710bba011721b5f1034016c3995e086418a6b7c66a866b646920",
     "digits_batch_size.py": "ec7de3d1db85530cdb928a8fa39a2456dc4893e86b13e9c5cfa486a61723dfe2",

@@ -24,13 +24,16 @@ def png_bytes(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def image_grid(images: Tensor, class_labels: Tensor | None = None) -> Tensor:
+def image_grid(
+    images: Tensor, class_labels: Tensor | None = None, columns: int | None = None
+) -> Tensor:
     """Lay images out in rows on white: a row a class, or as near to a square as possible.
 
     Args:
         images: (N, C, H, W) uint8, N at least 1.
         class_labels: (N,) int64; each class gets a row, the lowest first, if there are several and
             a row has two images or more on average.
+        columns: images of a row, whatever their classes; None for the rules above.
 
     Returns:
         (C, height, width) uint8.
@@ -39,9 +42,9 @@ def image_grid(images: Tensor, class_labels: Tensor | None = None) -> Tensor:
     scale = max(1, -(-MIN_GRID_SIDE // max(height, width)))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     height, width = height * scale, width * scale
-    columns = int(np.ceil(np.sqrt(count)))
-    places = [divmod(index, columns) for index in range(count)]
-    if class_labels is not None and 1 < len(class_labels.unique()) <= count / 2:
+    chosen = columns or int(np.ceil(np.sqrt(count)))
+    places = [divmod(index, chosen) for index in range(count)]
+    if columns is None and class_labels is not None and 1 < len(class_labels.unique()) <= count / 2:
         places = _rows_of_classes(class_labels.tolist())
     rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
     step_y, step_x = height + GRID_MARGIN, width + GRID_MARGIN
@@ -65,6 +68,8 @@ def _rows_of_classes(labels: list[int]) -> list[tuple[int, int]]:
     return places
 
 
-def write_grid(path: Path, images: Tensor, class_labels: Tensor | None = None) -> None:
+def write_grid(
+    path: Path, images: Tensor, class_labels: Tensor | None = None, columns: int | None = None
+) -> None:
     """Write images, (N, C, H, W) uint8, as one PNG grid, see `image_grid`."""
-    write_atomically(path, png_bytes(image_grid(images, class_labels)))
+    write_atomically(path, png_bytes(image_grid(images, class_labels, columns)))

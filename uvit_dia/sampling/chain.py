@@ -1,6 +1,7 @@
 """The sampling loop of DDPM's samplers: from noise to images in a given number of steps."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -8,10 +9,21 @@ from torch import Tensor
 from uvit_dia.config.schema import DiffusionConfig, SampleConfig
 from uvit_dia.diffusion import Diffusion
 from uvit_dia.sampling.noise_levels import clip_x_0, noise_level_at, noise_levels
-from uvit_dia.sampling.safeguards import safeguards
+from uvit_dia.sampling.safeguards import Safeguards, safeguards
 from uvit_dia.sampling.schedulers import make_scheduler
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t, timesteps) -> prediction
+
+
+class SamplingLoop(Protocol):
+    """What turns noise into images: `Chain`, and those of other processes."""
+
+    safeguards: Safeguards
+
+    def run(
+        self, denoiser: Denoiser, noise: Tensor, generators: list[torch.Generator]
+    ) -> tuple[Tensor, int]:
+        """Run the sampler from its first timestep to the end; see `Chain.run`."""
 
 
 class Chain:

@@ -4,29 +4,29 @@ from pathlib import Path
 
 from uvit_dia.system.errors import InputError
 
-GRID, ARRAY, FOLDER = "grid", "array", "folder"
-KINDS = {".png": GRID, ".npz": ARRAY}
+GRID, ARRAY, FOLDER, ANIMATION = "grid", "array", "folder", "animation"
+KINDS = {".png": GRID, ".npz": ARRAY, ".gif": ANIMATION, ".webp": ANIMATION}
 # Names of files, not of folders; what they hold is not written here.
 OTHER_FILES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".jxl", ".webp", ".avif", ".heic"),
-    *(".gif", ".bmp", ".tif", ".tiff", ".ppm", ".svg", ".pdf", ".mp4"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".jxl", ".avif", ".heic"),
+    *(".bmp", ".tif", ".tiff", ".ppm", ".svg", ".pdf", ".mp4"),
     *(".npy", ".pt", ".pth", ".safetensors", ".parquet", ".h5", ".zip", ".tar", ".gz", ".tgz"),
 )
 
 
 def output_kind(path: Path) -> str:
-    """Return what is written to a path: `GRID`, `ARRAY` or `FOLDER`.
+    """Return what is written to a path: `GRID`, `ARRAY`, `ANIMATION` or `FOLDER`.
 
     The case of a suffix does not matter.
 
     Raises:
-        InputError: for the name of another kind of file. JPEG and WebP are refused with the rest:
-            a metric of images that a codec has changed measures the codec too.
+        InputError: for the name of another kind of file. JPEG is refused with the rest: a metric of
+            images that a codec has changed measures the codec too.
     """
     suffix = path.suffix.lower()
     if suffix in OTHER_FILES:
         raise InputError(
-            f"--output {path}: {suffix} is not written; allowed is a .png (one grid), an .npz, or "
-            "a folder for PNGs, whose pixels stay exact"
+            f"--output {path}: {suffix} is not written; allowed is a .png (one grid), an .npz, a "
+            ".gif or .webp (the grid as it forms), or a folder for PNGs"
         )
     return KINDS.get(suffix, FOLDER)

@@ -12,9 +12,11 @@ from tqdm import tqdm
 from uvit_dia.cli import SamplingArguments
 from uvit_dia.data.image_grid import write_grid
 from uvit_dia.runs.open_model import open_model
+from uvit_dia.sampling.animation import WatchedChain, write_animation
 from uvit_dia.sampling.guidance import ClassLabels, chosen_labels
 from uvit_dia.sampling.image_files import PngFolder, write_npz
-from uvit_dia.sampling.outputs import ARRAY, FOLDER, GRID, output_kind
+from uvit_dia.sampling.interpolation import interpolate
+from uvit_dia.sampling.outputs import ANIMATION, ARRAY, FOLDER, GRID, output_kind
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import ImageSampler, make_sampler, share_of_rank
 from uvit_dia.sampling.schedulers import sampler_settings
@@ -31,8 +33,15 @@ def advice_on_batch_size(batch_size: int) -> AbstractContextManager[None]:
     return memory_advice(f"with {batch_size} images at a time; give a lower --batch_size")
 
 
-def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
-    """Sample images and write them as the output's name asks: grid, .npz, or a folder of PNGs.
+def sample_to_files(
+    arguments: SamplingArguments, output: Path, interpolated: int | None = None
+) -> None:
+    """Sample images and write them as the output's name asks, see `outputs.py`.
+
+    Args:
+        arguments: of the command line.
+        output: of the files.
+        interpolated: images of each row, if images are to become rows; see `interpolation.py`.
 
     Raises:
         InputError: if checkpoint, settings or output do not fit; nothing is overwritten then.
@@ -48,14 +57,12 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         use_ema=arguments.use_ema,
         device=accelerator.device,
     )
-    config = trained.config
-    settings = sampler_settings(arguments, config)
+    config, settings = trained.config, sampler_settings(arguments, trained.config)
     if config.model.in_chans not in (1, 3) and kind != ARRAY:
-        raise InputError(
-            f"--output {output}: images of {config.model.in_chans} channels go to .npz only"
-        )
-    num_images = arguments.num_images
-    assert num_images is not None  # the command has a default
+        channels = config.model.in_chans
+        raise InputError(f"--output {output}: images of {channels} channels go to .npz only")
+    assert arguments.num_images is not None  # the command has a default
+    num_images = arguments.num_images * (interpolated or 1)
     sampler = make_sampler(
         trained.model,
         config,
@@ -64,27 +71,23 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
         device=accelerator.device,
         labels=chosen_labels(arguments.class_labels, config, trained.class_names),
     )
+    _change(sampler, kind, interpolated)
     folder = None
     if kind == FOLDER:
-        facts = sampler.facts()
-        origin = {"weights_sha256": trained.sha256, "block": facts.pop("batch_size"), **facts}
-        any_block = arguments.batch_size is None
-        # the others see the folder that the first one made
-        folder = main_process_first(
-            accelerator, lambda: PngFolder(output, origin, any_block=any_block)
-        )
+        origin = {"weights_sha256": trained.sha256, **sampler.facts()}
+        origin |= {} if interpolated is None else {"interpolate": interpolated}
+        folder = _open_folder(output, origin, accelerator, any_block=arguments.batch_size is None)
         sampler.batch_size = folder.block
-    notes = sampler_notes(settings, config.diffusion) if accelerator.is_main_process else []
-    for note in notes:
+    for note in sampler_notes(settings, config.diffusion) if accelerator.is_main_process else []:
         warn(note)
     # -- sampling and writing
     with advice_on_batch_size(sampler.batch_size):
         if folder is not None:
             _sample_to_folder(sampler, num_images, folder, accelerator)
         else:
-            images = _sample_all(sampler, num_images, accelerator)
+            frames = _sample_all(sampler, num_images, accelerator)
             if accelerator.is_main_process:
-                _write_one_file(output, kind, images, sampler.labels)
+                _write_one_file(output, kind, frames, sampler.labels, interpolated)
     accelerator.wait_for_everyone()
     accelerator.print(
         f"{output}: {num_images} images, {settings.sampler}, {settings.num_steps} steps, "
@@ -92,27 +95,55 @@ def sample_to_files(arguments: SamplingArguments, output: Path) -> None:
     )
 
 
-def _write_one_file(output: Path, kind: str, images: Tensor, labels: ClassLabels | None) -> None:
+def _change(sampler: ImageSampler, kind: str, interpolated: int | None) -> None:
+    """Let a sampler draw rows, and keep frames, where these are asked for."""
+    if interpolated is not None:
+        interpolate(sampler, interpolated)
+    if kind == ANIMATION:
+        sampler.chain = WatchedChain(sampler.chain, sampler.settings.num_steps)
+
+
+def _open_folder(
+    output: Path, facts: dict[str, object], accelerator: Accelerator, *, any_block: bool
+) -> PngFolder:
+    origin = {"block": facts["batch_size"], **facts}
+    del origin["batch_size"]
+    # the others see the folder that the first one made
+    return main_process_first(accelerator, lambda: PngFolder(output, origin, any_block=any_block))
+
+
+def _write_one_file(
+    output: Path, kind: str, frames: Tensor, labels: ClassLabels | None, columns: int | None
+) -> None:
+    classes = None if labels is None else labels.of(range(frames.shape[1]))
     if kind == GRID:
-        write_grid(output, images, None if labels is None else labels.of(range(len(images))))
+        write_grid(output, frames[-1], classes, columns)
+    elif kind == ANIMATION:
+        write_animation(output, frames, classes, columns)
     else:
-        write_npz(output, images)
+        write_npz(output, frames[-1])
 
 
 def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator) -> Tensor:
-    """Sample on all processes; the main one gets (N, C, H, W) uint8 in order."""
+    """Sample on all processes; the main one gets (F, N, C, H, W) uint8 in order.
+
+    The last of the F frames are the images; those before it are what a `WatchedChain` has kept.
+    """
     mine = share_of_rank(
         num_images, sampler.batch_size, accelerator.process_index, accelerator.num_processes
     )
     with failing_together(NonFiniteImagesError), _bar(num_images, accelerator) as bar:
         parts = []
         for indices, images in sampler.sample(mine):
-            parts.append((indices, images))
+            kept = sampler.chain.frames if isinstance(sampler.chain, WatchedChain) else []
+            rows = torch.tensor(indices) % sampler.batch_size
+            parts.append((indices, torch.stack([*(each[rows] for each in kept), images])))
             bar.update(len(indices) * accelerator.num_processes)
     everything = gather_object(parts)
-    together = torch.empty(num_images, *sampler.shape, dtype=torch.uint8)
-    for indices, images in everything:
-        together[indices] = images
+    num_frames = len(everything[0][1])
+    together = torch.empty(num_frames, num_images, *sampler.shape, dtype=torch.uint8)
+    for indices, frames in everything:
+        together[:, indices] = frames
     return together
 
 

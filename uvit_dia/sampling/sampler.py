@@ -16,12 +16,30 @@ from uvit_dia.config.sampling import FLOW_SAMPLERS, VP_SDE_SAMPLERS
 from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.data.images import to_uint8
 from uvit_dia.rng import position_generator
-from uvit_dia.sampling.chain import Chain, Denoiser
+from uvit_dia.sampling.chain import Chain, Denoiser, SamplingLoop
 from uvit_dia.sampling.flow_chain import FlowChain
 from uvit_dia.sampling.guidance import ClassLabels, GuidedDenoiser, all_in_turn, guidance_facts
 from uvit_dia.sampling.schedulers import sampler_facts
 from uvit_dia.sampling.vp_sde_chain import VPSDEChain
 from uvit_dia.system.errors import NonFiniteImagesError
+
+
+class SeededNoise:
+    """The noise that images start from, by their index.
+
+    Args:
+        seed: of the images.
+        shape: (C, H, W) of an image.
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, int, int]) -> None:
+        self.seed = seed
+        self.shape = shape
+
+    def of(self, indices: Iterable[int]) -> tuple[Tensor, list[torch.Generator]]:
+        """Return noise, (B, C, H, W) on the CPU, and for each image what draws more of it."""
+        generators = [position_generator(self.seed, "sample", index) for index in indices]
+        return torch.stack([torch.randn(self.shape, generator=g) for g in generators]), generators
 
 
 class ImageSampler:
@@ -38,6 +56,7 @@ class ImageSampler:
         null_class: its label for no class, if it has one.
 
     Attributes:
+        noise: that images start from.
         nfe: network forward passes an image, counted while sampling; 0 before.
     """
 
@@ -55,8 +74,9 @@ class ImageSampler:
     ) -> None:
         self.denoiser = denoiser
         self.settings = settings
-        self.chain = make_chain(settings, diffusion)
+        self.chain: SamplingLoop = make_chain(settings, diffusion)
         self.shape = shape
+        self.noise = SeededNoise(settings.seed, shape)
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.labels = labels
@@ -110,8 +130,7 @@ class ImageSampler:
 
     def _sample_block(self, indices: range) -> Tensor:
         """Sample one block; return x_0, (B, C, H, W) float32 on the device."""
-        generators = [position_generator(self.settings.seed, "sample", index) for index in indices]
-        noise = torch.stack([torch.randn(self.shape, generator=g) for g in generators])
+        noise, generators = self.noise.of(indices)
         noise = noise.to(self.device)
         if self.labels is None:
             x_0, self.nfe = self.chain.run(self.denoiser, noise, generators)
