@@ -17,6 +17,7 @@ COMMANDS = {
     "gates": "what multiplies the channels, by block, channel and noise level",
     "gradients": "gradients of the training loss at each block's output (Fig. 13)",
     "sensitivity": "loss and Frechet distance with the unit taken out of some blocks (Table XV)",
+    "neighbours": "the training images nearest to samples: are these copies?",
     "cost": "weights, FLOPs, time and memory of every variant against none (Sec. VI-B1, Table IV)",
 }
 LOWEST = {"num_images": 2, "seed": 0, "batch_size": 1, "num_rounds": 2, "num_steps": 1}
@@ -28,7 +29,11 @@ _INTEGERS = {
     "num_rounds": (20, "How often every variant is timed, at least 2."),
 }
 _COMMON = ("seed", "batch_size")
-_OF_COMMAND = {"sensitivity": ("num_images", "num_steps"), "cost": ("num_rounds",)}
+_OF_COMMAND = {
+    "sensitivity": ("num_images", "num_steps"),
+    "neighbours": ("num_images", "num_steps"),
+    "cost": ("num_rounds",),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class AnalysisArguments:
         use_ema: whether the averaged weights are used.
         timesteps: noise levels that the images get in turn.
         compare: another run or step folder, of `gradients`.
-        sampler: name of the sampler, of `sensitivity`.
+        sampler: name of the sampler, of `sensitivity` and `neighbours`.
         num_steps: its steps.
         num_rounds: how often every variant is timed, of `cost`.
         data_path: where the training images lie, if not where the run found them.
@@ -112,12 +117,13 @@ def _define_flags(command: str) -> flags.FlagValues:
         text = "Use other images than the run was trained on."
         flags.DEFINE_bool("allow_other_data", False, text, flag_values=values)
         flags.DEFINE_bool("use_ema", True, "Use the averaged weights.", flag_values=values)
+    if command not in ("cost", "neighbours"):
         text = "Noise levels, such as 100,500,900 (default: spread evenly over all)."
         flags.DEFINE_list("timesteps", None, text, flag_values=values)
     if command == "gradients":
         text = "Another run, such as one without the unit, to set beside it."
         flags.DEFINE_string("compare", None, text, flag_values=values)
-    if command == "sensitivity":
+    if command in ("sensitivity", "neighbours"):
         text = f"One of {', '.join(ALL_SAMPLERS)} (default: the run's config)."
         flags.DEFINE_string("sampler", None, text, flag_values=values)
     return values

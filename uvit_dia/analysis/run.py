@@ -13,6 +13,7 @@ from uvit_dia.analysis.cost import analyse_cost
 from uvit_dia.analysis.gates import analyse_gates
 from uvit_dia.analysis.gradients import analyse_gradients
 from uvit_dia.analysis.importance import analyse_importance
+from uvit_dia.analysis.neighbours import analyse_neighbours
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.sensitivity import analyse_sensitivity
 from uvit_dia.plots.parts import name_subject
@@ -30,6 +31,7 @@ ANALYSES: dict[str, Analyse] = {
     "gates": analyse_gates,
     "gradients": analyse_gradients,
     "sensitivity": analyse_sensitivity,
+    "neighbours": analyse_neighbours,
     "cost": analyse_cost,
 }
 OTHER_PACKAGES = ("matplotlib", "scikit-learn")

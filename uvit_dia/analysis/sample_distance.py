@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.cli import SamplingArguments
+from uvit_dia.config.schema import Config, SampleConfig
 from uvit_dia.data.images import ImageSet
 from uvit_dia.evaluation.evaluation import Evaluation
 from uvit_dia.evaluation.evaluator import make_evaluator
@@ -19,6 +20,25 @@ from uvit_dia.sampling.schedulers import sampler_settings
 from uvit_dia.system.notices import warn
 
 MARKS = ("floor", "gaussian_mark", "matched")  # how the names of a record's marks begin
+
+
+def chosen_settings(arguments: AnalysisArguments, config: Config, num_images: int) -> SampleConfig:
+    """Return the sampler's settings of an analysis; what a user should know of them is told."""
+    settings = sampler_settings(
+        SamplingArguments(
+            checkpoint=arguments.checkpoint,
+            num_images=num_images,
+            sampler=arguments.sampler,
+            num_steps=arguments.num_steps,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            use_ema=arguments.use_ema,
+        ),
+        config,
+    )
+    for note in sampler_notes(settings, config.diffusion):
+        warn(note)
+    return settings
 
 
 class SampleDistance:
@@ -47,20 +67,7 @@ class SampleDistance:
         num_images: int,
     ) -> None:
         config = trained.config
-        self._settings = sampler_settings(
-            SamplingArguments(
-                checkpoint=arguments.checkpoint,
-                num_images=num_images,
-                sampler=arguments.sampler,
-                num_steps=arguments.num_steps,
-                seed=arguments.seed,
-                batch_size=arguments.batch_size,
-                use_ema=arguments.use_ema,
-            ),
-            config,
-        )
-        for note in sampler_notes(self._settings, config.diffusion):
-            warn(note)
+        self._settings = chosen_settings(arguments, config, num_images)
         source = choose_extractor(config.eval)
         self.metric = source.frechet_name
         self.label = source.title
