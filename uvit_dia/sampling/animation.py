@@ -14,7 +14,7 @@ from uvit_dia.data.images import to_uint8
 from uvit_dia.sampling.chain import Denoiser, SamplingLoop
 from uvit_dia.system.files import write_atomically
 
-MAX_FRAMES = 60  # before the last; of more calls every second, third ... is shown
+MAX_FRAMES = 60  # steps that are all shown; of more, every second, third ...
 FRAME_MS, LAST_MS = 60, 2500
 
 
