@@ -172,10 +172,10 @@ def difference_figure(values: Values, name: str, title: str, sentence: str) -> N
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs on digits that are compared as results/PROTOCOL.md says.
+    """Runs that are compared as results/PROTOCOL.md says.
 
     Attributes:
-        name: of the CSV file and, with `digits_` before it, of the figure.
+        name: of the CSV file and, with the data's name before it, of the figure.
         title: of its section.
         pairs: that are compared, one correction over all; None for those of `pairs_of`.
     """
@@ -185,7 +185,12 @@ class Experiment:
     pairs: tuple[tuple[str, str], ...] | None = None
 
 
-EXPERIMENTS = (
+LABELS = {"digits": "digits", "cifar10": "CIFAR-10"}
+CIFAR10_EXPERIMENTS = (
+    Experiment("b0032", "CIFAR-10, batch 32"),
+    Experiment("b0128", "CIFAR-10, batch 128"),
+)
+DIGITS_EXPERIMENTS = (
     Experiment("b0032", "Digits, batch 32"),
     Experiment("b0128", "Digits, batch 128"),
     Experiment(
@@ -210,25 +215,31 @@ def digits_sections() -> list[str]:
     sections = []
     for path, title in TUNINGS:
         sections.append(f"## {title}\n\n{tuning_table(pd.read_csv(folder / path), 4)}")
-    for experiment in EXPERIMENTS:
-        table = pd.read_csv(folder / f"results_{experiment.name}.csv")
-        counts = table["state"].value_counts().to_dict()
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        sections.append(f"## {experiment.title}: {told}")
-        for column, title, digits in (
-            ("held_out_loss", "held-out loss", 5),
-            ("value", "Fréchet distance (digits extractor)", 2),
-        ):
-            values = by_seed(table, column)
-            sections.append(f"### {title}\n\n{means_table(values, digits, title)}")
-            sections.append(comparison_table(values, experiment.pairs or pairs_of(values), digits))
-        difference_figure(
-            by_seed(table, "held_out_loss"),
-            f"digits_{experiment.name}",
-            "held-out loss on digits",
-            "Open dots are seeds (same backbone, images and noise), diamonds their mean, bars its "
-            "95% interval.",
-        )
+    for experiment in DIGITS_EXPERIMENTS:
+        sections += experiment_sections("digits", "digits extractor", experiment)
+    return sections
+
+
+def experiment_sections(data: str, extractor: str, experiment: Experiment) -> list[str]:
+    """Return the tables of an experiment on "digits" or "cifar10"; draw its figure."""
+    table = pd.read_csv(HERE / f"{data}_question" / f"results_{experiment.name}.csv")
+    counts = table["state"].value_counts().to_dict()
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    sections = [f"## {experiment.title}: {told}"]
+    for column, title, digits in (
+        ("held_out_loss", "held-out loss", 5),
+        ("value", f"Fréchet distance ({extractor})", 2),
+    ):
+        values = by_seed(table, column)
+        sections.append(f"### {title}\n\n{means_table(values, digits, title)}")
+        sections.append(comparison_table(values, experiment.pairs or pairs_of(values), digits))
+    difference_figure(
+        by_seed(table, "held_out_loss"),
+        f"{data}_{experiment.name}",
+        f"held-out loss on {LABELS[data]}",
+        "Open dots are seeds (same backbone, images and noise), diamonds their mean, bars its "
+        "95% interval.",
+    )
     return sections
 
 
@@ -240,10 +251,12 @@ def cifar10_sections() -> list[str]:
     sections = [
         f"## CIFAR-10: learning rates, held-out loss on seed 100\n\n{tuning_table(tuning, 5)}"
     ]
+    for experiment in CIFAR10_EXPERIMENTS:
+        sections += experiment_sections("cifar10", "a CIFAR-10 classifier's features", experiment)
     for first, last in ((1000, 2000), (3800, 4600)):
         values = losses_between(log, first, last)
         sections.append(
-            f"## CIFAR-10, batch 32: training loss of the steps {first + 1} to {last}\n\n"
+            f"## CIFAR-10, batch 32, first attempt: training loss of the steps {first + 1} to {last}\n\n"
             f"{means_table(values, 5, 'training loss')}"
         )
         sections.append(comparison_table(values, pairs_of(values), 5))
