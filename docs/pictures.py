@@ -1,4 +1,6 @@
-"""The drawings of the docs, made anew by `make pictures`: the path of the data through a training step.
+"""The drawings of the docs, made anew by `make pictures`.
+
+The path of the data through a training step.
 
 python docs/pictures.py
 """

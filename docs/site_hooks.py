@@ -1,7 +1,9 @@
-"""What MkDocs does beside its plugins: pages from outside docs/, links as they are on GitHub, and a last look.
+"""What MkDocs does beside its plugins.
 
-The pages read well on GitHub too, so a link says where a file lies in the repository. Here it becomes a link
-within the site, or, for files that are no page, one to the repository.
+Pages from outside docs/, links as they are on GitHub, and a last look.
+
+The pages read well on GitHub too, so a link says where a file lies in the repository. Here it
+becomes a link within the site, or, for files that are no page, one to the repository.
 """
 
 import posixpath

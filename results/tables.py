@@ -83,7 +83,8 @@ def comparison_table(values: Values, pairs: Sequence[tuple[str, str]], digits: i
     """Return the comparisons of a measure as Markdown."""
     rows, corrected = compare(values, pairs)
     lines = [
-        "| comparison | seeds | difference | 95% interval | sd of pairs | p, paired | p, Holm | p, Student | p, Welch | g | findable |",
+        "| comparison | seeds | difference | 95% interval | sd of pairs | p, paired | p, Holm "
+        "| p, Student | p, Welch | g | findable |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row, p in zip(rows, corrected, strict=True):
@@ -91,8 +92,9 @@ def comparison_table(values: Values, pairs: Sequence[tuple[str, str]], digits: i
         findable = detectable_effect(row.n, row.n, alpha=level, is_paired=True) * row.std
         lines.append(
             f"| `{row.first}` - `{row.second}` | {row.n} | {row.difference:+.{digits}f} "
-            f"| {row.low:+.{digits}f} to {row.high:+.{digits}f} | {row.std:.{digits}f} | {row.p:.2g} "
-            f"| {p:.2g} | {row.student:.2g} | {row.welch:.2g} | {row.g:+.2f} | {findable:.{digits}f} |"
+            f"| {row.low:+.{digits}f} to {row.high:+.{digits}f} | {row.std:.{digits}f} "
+            f"| {row.p:.2g} | {p:.2g} | {row.student:.2g} | {row.welch:.2g} | {row.g:+.2f} "
+            f"| {findable:.{digits}f} |"
         )
     return "\n".join(lines)
 
@@ -130,7 +132,7 @@ def tuning_table(table: pd.DataFrame, digits: int) -> str:
 
 
 def pairs_of(values: Values) -> list[tuple[str, str]]:
-    """Return the planned comparisons: each with the baseline, and the paper's unit with its scale."""
+    """Return the planned comparisons: each with the baseline, the paper's unit with its scale."""
     pairs = [(name, BASELINE) for name in values if name != BASELINE]
     return [*pairs, ("paper", SCALED)] if SCALED in values else pairs
 
@@ -256,7 +258,8 @@ def cifar10_sections() -> list[str]:
     for first, last in ((1000, 2000), (3800, 4600)):
         values = losses_between(log, first, last)
         sections.append(
-            f"## CIFAR-10, batch 32, first attempt: training loss of the steps {first + 1} to {last}\n\n"
+            f"## CIFAR-10, batch 32, first attempt: training loss of the steps {first + 1} to "
+            f"{last}\n\n"
             f"{means_table(values, 5, 'training loss')}"
         )
         sections.append(comparison_table(values, pairs_of(values), 5))

@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def record_figure(request: pytest.FixtureRequest) -> RecordFigure:
-    """Return a function that records a measured figure, and fails the test where its limit does not hold."""
+    """Return a function that records a figure, and fails the test where its limit does not hold."""
     figures: Figures = request.config.pluginmanager.get_plugin("figures")
     return figures.recorder(request.node)
 
@@ -58,7 +58,7 @@ def fresh_accelerator_state() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """Return the folder `shared` beside the project, which holds real images and an extractor for them."""
+    """Return the folder `shared` beside the project: real images and an extractor for them."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip("there is no folder shared beside the project")

@@ -1,4 +1,4 @@
-"""Flow matching: its path and velocity by definition, its times, its samplers on a Gaussian, a run."""
+"""Flow matching: path and velocity by definition, times, samplers on a Gaussian, a run."""
 
 import json
 from itertools import pairwise

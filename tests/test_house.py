@@ -1,4 +1,7 @@
-"""The sizes of the house: how much must be read to follow an image from disk to FID, and how long one thing may be."""
+"""The sizes of the house.
+
+How much must be read to follow an image from disk to FID, and how long one thing may be.
+"""
 
 import ast
 from collections.abc import Iterator

@@ -245,7 +245,10 @@ def test_rows_hold_no_folder_twice() -> None:
 
 
 def early_imports(tree: ast.Module) -> Iterator[str]:
-    """Yield the names that are imported with the module: all but those in functions and for type checkers."""
+    """Yield the names that are imported with the module.
+
+    All but those in functions and for type checkers.
+    """
     bodies = [tree.body]
     while bodies:
         for node in bodies.pop():
@@ -337,7 +340,10 @@ ALLOWED = {
 
 
 def forbidden_uses(source: str) -> list[tuple[str, int]]:
-    """Return the forbidden names that a source uses, with their lines; "bare except" is one of them."""
+    """Return the forbidden names that a source uses, with their lines.
+
+    "bare except" is one of them.
+    """
     tree = ast.parse(source)
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):

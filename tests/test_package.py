@@ -1,4 +1,4 @@
-"""What the package promises beside its code: folders in the wheel, links, versions, lowest bounds."""
+"""What the package promises beside its code: folders in the wheel, links, versions, bounds."""
 
 import re
 import runpy

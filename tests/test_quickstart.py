@@ -1,4 +1,7 @@
-"""The quickstart, run as the Makefile runs it: its time, its memory, and whether its digits are digits."""
+"""The quickstart, run as the Makefile runs it.
+
+Its time, its memory, and whether its digits are digits.
+"""
 
 import json
 import os
@@ -32,7 +35,10 @@ Samples = dict[float, np.ndarray]
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
-    """Run the commands of `make quickstart` in a folder of their own; return run, seconds and output."""
+    """Run the commands of `make quickstart` in a folder of their own.
+
+    Return run, seconds and output.
+    """
     run = tmp_path_factory.mktemp("quickstart") / "run"
     recipe = re.search(
         r"^quickstart: install-package\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M
@@ -81,7 +87,7 @@ def test_distance_beside_its_floor(quickstart: tuple[Path, float, str]) -> None:
 def samples(
     quickstart: tuple[Path, float, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Samples:
-    """Return 500 samples, the digits in turn, by guidance scale, as features of scikit-learn's digits."""
+    """Return 500 samples, the digits in turn, by guidance scale, as scikit-learn's features."""
     run, _, _ = quickstart
     found = {}
     for scale in (1.0, 1.5):
@@ -126,7 +132,7 @@ def test_samples_are_the_digits_that_were_asked_for(
 
 
 def test_samples_are_no_copies(samples: Samples, real: tuple[np.ndarray, ...]) -> None:
-    """Samples lie about as far from the nearest training digit as held-out digits from the others."""
+    """Samples lie as far from the nearest training digit as held-out digits do, or nearly."""
     train, held_out, *_ = real
     everything = np.concatenate((train, held_out))
     of_samples = np.median(nearest(samples[1.0], everything))

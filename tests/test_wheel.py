@@ -1,4 +1,4 @@
-"""The wheel, in an empty folder outside of a clone: train, sample, evaluate, export, sweep, report."""
+"""The wheel, in an empty folder: train, sample, evaluate, export, sweep, report."""
 
 import json
 import os

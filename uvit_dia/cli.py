@@ -195,7 +195,8 @@ def check_sampling(arguments: SamplingArguments) -> SamplingArguments:
     if sampler is not None and sampler not in ALL_SAMPLERS:
         hint = nearest(str(sampler), ALL_SAMPLERS)
         raise InputError(
-            f"--sampler {clip(str(sampler), 40)!r}: unknown; allowed is {', '.join(ALL_SAMPLERS)}{hint}"
+            f"--sampler {clip(str(sampler), 40)!r}: unknown; "
+            f"allowed is {', '.join(ALL_SAMPLERS)}{hint}"
         )
     lowest = {"num_images": 1, "num_steps": 1, "seed": 0, "batch_size": 1}
     for name, low in lowest.items():

@@ -1,7 +1,10 @@
-"""The question of results/PROTOCOL.md on CIFAR-10 pixels, at batch size 32: four variants, five seeds.
+"""The question of results/PROTOCOL.md on CIFAR-10 pixels, at batch size 32.
 
-    python -m uvit_dia.sweep --config configs/sweeps/cifar10_question.py --workdir runs/cifar10_question_b0032 \
-        --config.overrides.data.path=DATA --config.overrides.eval.extractor=pt2:FILE --max_parallel 12
+Four variants, five seeds.
+
+    python -m uvit_dia.sweep --config configs/sweeps/cifar10_question.py \
+        --workdir runs/cifar10_question_b0032 --max_parallel 12 \
+        --config.overrides.data.path=DATA --config.overrides.eval.extractor=pt2:FILE
     python -m uvit_dia.report runs/cifar10_question_b0032 --compare held_out_loss
 
 20 runs of 6,000 steps. Other batch sizes: --config.batch_sizes=16 (or 128) --config.lr_rule=sqrt

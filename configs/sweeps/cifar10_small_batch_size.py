@@ -1,6 +1,7 @@
 """FID against batch size, 16 to 512, of the small CIFAR-10 U-ViT with and without a unit.
 
-    python -m uvit_dia.sweep --config configs/sweeps/cifar10_small_batch_size.py --workdir runs/cifar10_small_batch_size \
+    python -m uvit_dia.sweep --config configs/sweeps/cifar10_small_batch_size.py \
+        --workdir runs/cifar10_small_batch_size \
         --max_parallel 12
     python -m uvit_dia.report runs/cifar10_small_batch_size
 

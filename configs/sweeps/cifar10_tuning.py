@@ -1,7 +1,8 @@
-"""Learning rates of the question on CIFAR-10, on seed 100, which no test uses (results/PROTOCOL.md).
+"""Learning rates of the question on CIFAR-10, on a seed that no test uses (results/PROTOCOL.md).
 
-    python -m uvit_dia.sweep --config configs/sweeps/cifar10_tuning.py --workdir runs/cifar10_tuning_b0032 \
-        --config.overrides.data.path=DATA --config.overrides.eval.extractor=pt2:FILE --max_parallel 12
+    python -m uvit_dia.sweep --config configs/sweeps/cifar10_tuning.py \
+        --workdir runs/cifar10_tuning_b0032 --max_parallel 12 \
+        --config.overrides.data.path=DATA --config.overrides.eval.extractor=pt2:FILE
 
 A third of the images of the question's runs.
 """

@@ -1,4 +1,4 @@
-"""What sweep configs have in common: every key of a sweep config, with a value or the wish for one."""
+"""What sweep configs have in common: every key, with a value or the wish for one."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ def sweep_config(
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0),
     slurm: Mapping[str, int],
 ) -> ConfigDict:
-    """Return a complete sweep config that holds steps, learning rate and the average's decay constant.
+    """Return a complete sweep config that holds steps, learning rate and the average's decay.
 
     Three training seeds; the first variant is the baseline.
 
@@ -37,11 +37,11 @@ def sweep_config(
         overrides: of all variants.
         batch_sizes: global.
         num_steps: optimizer steps of each run.
-        reference_batch_size: where the base config's learning rate holds, for those who change `lr_rule`.
+        reference_batch_size: where the base config's learning rate holds, for another `lr_rule`.
         held_constant: in words, for the report.
         evaluation: `num_images`, `num_steps` of the sampler, `num_repeats` (sample seeds).
         threads_per_cell: CPU threads of a run.
-        seconds: measured costs of an image, of a step, and of starting and evaluating a run; 0 for unknown.
+        seconds: measured costs of an image, a step, and start and evaluation of a run; 0: unknown.
         slurm: `timeout_minutes`, `gpus_per_run`, `cpus_per_run` of a job.
     """
     config = ConfigDict()
@@ -75,7 +75,9 @@ def digits_config(
     batch_sizes: tuple[int, ...] = (32,),
     overrides: Mapping[str, dict] | None = None,
 ) -> ConfigDict:
-    """Return the sweep config of 1,500 steps on digits; the costs were measured in digits_batch_size.py.
+    """Return the sweep config of 1,500 steps on digits.
+
+    The costs were measured in digits_batch_size.py.
 
     Args:
         variants: overrides of each variant by its name.
@@ -100,7 +102,8 @@ def digits_config(
 def steps_held_constant(num_steps: int, learning_rate: str, warmup_steps: int) -> str:
     """Return the words for a sweep over batch sizes that holds steps and learning rate."""
     return (
-        f"Steps ({num_steps:,}) and learning rate ({learning_rate} after a warm-up of {warmup_steps:,} steps) are the "
-        "same for every batch size (the paper's Fig. 8 does not say what it held); a smaller batch therefore sees fewer "
+        f"Steps ({num_steps:,}) and learning rate ({learning_rate} after a warm-up of "
+        f"{warmup_steps:,} steps) are the same for every batch size (the paper's Fig. 8 does not "
+        "say what it held); a smaller batch therefore sees fewer "
         "images. The EMA is the same function of the step."
     )

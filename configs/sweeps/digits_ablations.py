@@ -1,10 +1,13 @@
-"""What the options of the paper's DIA-LSTM do on digits: reduction, activation, cells, blocks (Tables XII, XIV, Fig. 10).
+"""What the options of the paper's DIA-LSTM do on digits.
 
-    python -m uvit_dia.sweep --config configs/sweeps/digits_ablations.py --workdir runs/digits_ablations --max_parallel 2
+Reduction, activation, cells, blocks (Tables XII, XIV, Fig. 10).
+
+    python -m uvit_dia.sweep --config configs/sweeps/digits_ablations.py \
+        --workdir runs/digits_ablations --max_parallel 2
     python -m uvit_dia.report runs/digits_ablations
 
-36 runs; each variant changes one option of the paper's unit. They took 19 min 19 s on 2 cores of a server (AMD EPYC, no
-GPU); results/appendix/digits_ablations has what came out.
+36 runs; each variant changes one option of the paper's unit. They took 19 min 19 s on 2 cores of a
+server (AMD EPYC, no GPU); results/appendix/digits_ablations has what came out.
 """
 
 from ml_collections import ConfigDict

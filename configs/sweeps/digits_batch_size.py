@@ -1,6 +1,7 @@
 """How training on digits behaves as the batch shrinks, with and without DIA.
 
-python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/digits_batch_size --max_parallel 2
+python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py \
+    --workdir runs/digits_batch_size --max_parallel 2
 
 48 runs of 1,500 steps and their evaluations; the costs below were measured with a thread a cell and
 two cells at once on 2 cores of a server (AMD EPYC, no GPU).

@@ -1,4 +1,4 @@
-"""Units better than the paper's? First stage, on digits and seeds that no test uses (results/PROTOCOL.md).
+"""Units better than the paper's? First stage, on digits and tuning seeds (results/PROTOCOL.md).
 
     python -m uvit_dia.sweep --config configs/sweeps/digits_better_tuning.py \
         --workdir runs/digits_better_tuning --max_parallel 2

@@ -1,7 +1,7 @@
 """The question of results/PROTOCOL.md on digits, at batch size 32: five variants, six seeds.
 
-    python -m uvit_dia.sweep --config configs/sweeps/digits_question.py --workdir runs/digits_question_b0032 \
-        --max_parallel 2
+    python -m uvit_dia.sweep --config configs/sweeps/digits_question.py \
+        --workdir runs/digits_question_b0032 --max_parallel 2
     python -m uvit_dia.report runs/digits_question_b0032 --compare held_out_loss
 
 30 runs of 6,000 steps. Batch sizes 8 and 128: --config.batch_sizes=8

@@ -1,7 +1,7 @@
 """Learning rates of the question on digits, on seed 100, which no test uses (results/PROTOCOL.md).
 
-    python -m uvit_dia.sweep --config configs/sweeps/digits_tuning.py --workdir runs/digits_tuning_b0032 \
-        --max_parallel 2
+    python -m uvit_dia.sweep --config configs/sweeps/digits_tuning.py \
+        --workdir runs/digits_tuning_b0032 --max_parallel 2
 
 For other batch sizes: --config.batch_sizes=8 or 128, --config.reference_batch_size likewise, and a
 folder of its own. A third of the images of the question's runs. The rates were tried in three

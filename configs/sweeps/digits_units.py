@@ -1,6 +1,7 @@
 """Every attention unit on digits, shared by all blocks and one a block (the question of Table III).
 
-    python -m uvit_dia.sweep --config configs/sweeps/digits_units.py --workdir runs/digits_units --max_parallel 2
+    python -m uvit_dia.sweep --config configs/sweeps/digits_units.py \
+        --workdir runs/digits_units --max_parallel 2
     python -m uvit_dia.report runs/digits_units
 
 69 runs: no unit, and eleven units in two ways, three seeds each. All start as the identity, so that

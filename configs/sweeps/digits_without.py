@@ -1,6 +1,7 @@
 """Networks on digits that lack a part, with and without the unit (Figs. 13 and 14, Table XVI).
 
-    python -m uvit_dia.sweep --config configs/sweeps/digits_without.py:residual --workdir runs/digits_without_residual \
+    python -m uvit_dia.sweep --config configs/sweeps/digits_without.py:residual \
+        --workdir runs/digits_without_residual \
         --max_parallel 2
     python -m uvit_dia.report runs/digits_without_residual
 

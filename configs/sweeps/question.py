@@ -1,8 +1,10 @@
-"""The experiments of results/PROTOCOL.md: does the unit change a U-ViT, and is it attention or scale?
+"""The experiments of results/PROTOCOL.md.
 
-Variants of one seed start from the same backbone and see the same images, timesteps and noise in the
-same order. Runs of one experiment see equally many images at every batch size, the learning rate
-falls to 0 over the run, and the average of weights has its half-life in images.
+Does the unit change a U-ViT, and is it attention or scale?
+
+Variants of one seed start from the same backbone and see the same images, timesteps and noise in
+the same order. Runs of one experiment see equally many images at every batch size, the learning
+rate falls to 0 over the run, and the average of weights has its half-life in images.
 """
 
 from collections.abc import Mapping
@@ -89,7 +91,9 @@ def digits_question(
 def cifar10_question(
     variants: Mapping[str, dict], *, batch_size: int, num_images: int, seeds: tuple[int, ...]
 ) -> ConfigDict:
-    """Return a sweep of a U-ViT of about 1.06 million weights on CIFAR-10; the test set is held out.
+    """Return a sweep of a U-ViT of about 1.06 million weights on CIFAR-10.
+
+    The test set is held out.
 
     Images and extractor are given as `--config.overrides.data.path=FOLDER` (parquet files) and
     `--config.overrides.eval.extractor=pt2:FILE`. Arguments as for `digits_question`.
@@ -130,6 +134,7 @@ def _in_images(config: ConfigDict, seeds: tuple[int, ...], *, halflife_images: i
 
 def _words(num_images: int, warmup_steps: int) -> str:
     return (
-        f"Images seen ({num_images:,}); the learning rate falls to 0 as a cosine after a warm-up of "
-        f"{warmup_steps} steps, and was tuned for each variant and batch size on a seed of its own."
+        f"Images seen ({num_images:,}); the learning rate falls to 0 as a cosine after a warm-up "
+        f"of {warmup_steps} steps, and was tuned for each variant and batch size on a seed of "
+        "its own."
     )

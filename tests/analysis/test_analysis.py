@@ -1,4 +1,7 @@
-"""Looking inside trained runs: each analysis against a truth that was planted, and the commands as a user calls them."""
+"""Looking inside trained runs.
+
+Each analysis against a truth that was planted, and the commands as a user calls them.
+"""
 
 import json
 import math
@@ -97,7 +100,10 @@ def analyse(command: str, run: str, *flags: str) -> dict:
 
 
 def correlated_maps(num_images: int, num_channels: int) -> Tensor:
-    """Return (4, N, D) maps; that of block 0 correlates with the others by 0.5, 0.99 and 0, for every image."""
+    """Return (4, N, D) maps.
+
+    That of block 0 correlates with the others by 0.5, 0.99 and 0, for every image.
+    """
     vectors = torch.randn(num_images, num_channels, 4, generator=torch.Generator().manual_seed(0))
     vectors -= vectors.mean(dim=1, keepdim=True)
     a, b, c, d = torch.linalg.qr(vectors)[0].permute(2, 0, 1)  # orthonormal, of mean 0
@@ -268,7 +274,10 @@ def test_gate_statistics_tell_channels_from_images_and_noise_levels() -> None:
 def test_gradients_predict_how_a_loss_changes(
     name: str, subject_of: Callable[..., Subject]
 ) -> None:
-    """Once more by hand: a change of a block's output, along the gradient itself, must change the loss by its norm."""
+    """Once more by hand.
+
+    A change of a block's output, along the gradient itself, must change the loss by its norm.
+    """
     subject = subject_of(name)
     model: Any = subject.trained.model
     found = block_gradients(subject)
@@ -357,7 +366,7 @@ def test_mean_gates_keep_the_scale(
     subject_of: Callable[..., Subject],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is put in for "mean" is the mean of what multiplied each token, patches and time token alike."""
+    """What "mean" puts in is the mean of what multiplied a token, patches and time alike."""
     subject = subject_of("shared")
     model: Any = subject.trained.model
     options = {**DEFAULT_OPTIONS, "gate_init": gate_init}

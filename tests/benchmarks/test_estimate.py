@@ -1,4 +1,7 @@
-"""What large runs would take: the counts against real runs of small networks, and what the docs say."""
+"""What large runs would take.
+
+The counts against real runs of small networks, and what the docs say.
+"""
 
 from pathlib import Path
 

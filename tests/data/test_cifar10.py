@@ -1,4 +1,4 @@
-"""Real CIFAR-10 pixels from end to end, measured with a CIFAR-10 classifier whose figures are published."""
+"""Real CIFAR-10 pixels from end to end, by a CIFAR-10 classifier whose figures are published."""
 
 import json
 from pathlib import Path

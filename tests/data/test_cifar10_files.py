@@ -57,7 +57,7 @@ def cifar_files() -> dict[str, bytes]:
 
 @pytest.fixture
 def cifar(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Return an archive in the official layout, with its hash set; the order in it must not matter."""
+    """Return an archive in the official layout, with its hash set; its order must not matter."""
     archive = cifar_archive(dict(reversed(cifar_files().items())))
     monkeypatch.setattr(cifar10_files, "SHA256", hashlib.sha256(archive).hexdigest())
     monkeypatch.setattr(cifar10_files, "URL", "file:///there-is-no-such-file.tar.gz")

@@ -1,4 +1,7 @@
-"""CIFAR-10's python edition: the same images as of the binary one, and nothing that a pickle names is run."""
+"""CIFAR-10's python edition.
+
+The same images as of the binary one, and nothing that a pickle names is run.
+"""
 
 import hashlib
 import io
@@ -40,7 +43,7 @@ def number(value: int) -> bytes:
 
 
 def by_python_2(labels: list[int], data: np.ndarray) -> bytes:
-    """Write a batch as the official files are: protocol 2, strings of Python 2, NumPy's old names."""
+    """Write a batch as the official files are: protocol 2, Python 2's strings, old names."""
     kind = b"cnumpy\ndtype\n(" + text(b"u1") + number(0) + number(1) + b"tR("
     kind += number(3) + text(b"|") + b"NNN" + 2 * b"J\xff\xff\xff\xff" + number(0) + b"tb"
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85"

@@ -1,4 +1,7 @@
-"""The copy of decoded images that a second start reads: when it holds, and what becomes of a bad one."""
+"""The copy of decoded images that a second start reads.
+
+When it holds, and what becomes of a bad one.
+"""
 
 import os
 from pathlib import Path

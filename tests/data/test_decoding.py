@@ -1,4 +1,4 @@
-"""One image: the pixels that a viewer shows, in the wanted size, or what was found in their place."""
+"""One image: the pixels that a viewer shows, in the wanted size, or what was found instead."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Labels that a network is told: checked, dropped by position, and never parted from their images."""
+"""Labels that a network is told: checked, dropped by position, never parted from their images."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Memory-mapped sets as they grow: what a second start takes, and what stays in memory, extrapolated to a million."""
+"""Memory-mapped sets as they grow.
+
+What a second start takes, and what stays in memory, extrapolated to a million.
+"""
 
 import io
 import json

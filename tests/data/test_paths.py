@@ -1,4 +1,4 @@
-"""What is said of a `data.path` at which nothing lies, or something else, before torch is imported."""
+"""What is said of a `data.path` with nothing or something else there, before torch is imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Image sets by name: the digits, an unknown name, and real images from end to end of the reading."""
+"""Image sets by name: the digits, an unknown name, and real images, read from end to end."""
 
 from pathlib import Path
 

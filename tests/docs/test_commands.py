@@ -1,6 +1,7 @@
-"""Every command of README.md, CONTRIBUTING.md and docs/ is one that exists, with flags and keys that exist.
+"""Every command of README.md, CONTRIBUTING.md and docs/ exists, and so do its flags and keys.
 
-Here each goes through the parser of the command itself, which ends before anything is done; nothing is started.
+Here each goes through the parser of the command itself, which ends before anything is done;
+nothing is started.
 `make docs-commands` really runs them (`test_commands_run.py`).
 """
 
@@ -42,7 +43,8 @@ LEFT_OUT = {
 PLACEHOLDERS = {"COMMAND": "gates", "my_module:MyUnit": "examples.own_unit:Strongest"}
 # Lines of shell scripts that are no program of ours.
 SHELL_LINES = re.compile(
-    r"code=\$\?|if \[ |exit |grep -q |while true|case |\d+[|)]|\*\) exit|esac$|done$|\. \.venv/bin/activate$"
+    r"code=\$\?|if \[ |exit |grep -q |while true|case |\d+[|)]|\*\) exit|esac$|done$"
+    r"|\. \.venv/bin/activate$"
 )
 
 

@@ -1,7 +1,10 @@
-"""The commands of README.md and docs/ in real processes, at a reduced size: `make docs-commands`, minutes.
+"""The commands of README.md and docs/ in real processes, at a reduced size.
 
-A page's commands run in the order of the page, in a folder where configs, scripts and examples lie as in a clone, and
-where a tiny trained run stands for each run that a page takes for granted. `NOT_RUN` lists what is not run, and why.
+`make docs-commands`, minutes.
+
+A page's commands run in the order of the page, in a folder where configs, scripts and examples lie
+as in a clone, and where a tiny trained run stands for each run that a page takes for granted.
+`NOT_RUN` lists what is not run, and why.
 """
 
 import os
@@ -23,14 +26,14 @@ pytestmark = pytest.mark.slow
 
 # Part of a command -> why it is not executed here; all have been parsed by test_commands.py.
 NOT_RUN = {
-    r"^make ": "installs, or runs the tests; the quickstart's own lines are run by tests/test_quickstart.py",
+    r"^make ": "installs or tests; tests/test_quickstart.py runs the quickstart's own lines",
     r"^pip install": "installs what is installed",
     r"^\. \.venv": "activates what make has made",
     r"--multi_gpu": "needs several GPUs",
     r"--use_fsdp": "is run at length by tests/training/test_fsdp.py",
     r"^srun ": "needs Slurm: tests/slurm",
     r"--cluster slurm|--status$": "needs Slurm: tests/slurm; --status is run by tests/sweep",
-    r"inception-v3-compat": "needs Inception's weights: tests/evaluation/test_extractors.py, with stand-ins",
+    r"inception-v3-compat": "needs Inception's weights: test_extractors.py has stand-ins",
     r"-m pytest|-m benchmarks": "is a test, or measures for minutes",
     r"code=|^if |^exit|^grep|^while|^case|^\d+\||^\*\)|^esac|^done": "is a line of a shell script",
 }

@@ -127,7 +127,7 @@ def test_python_on_pages_is_python(page: Path) -> None:
 
 
 def test_drawings_are_what_their_code_draws() -> None:
-    """Of another matplotlib than the pinned one the bytes may differ: look, then `make pictures`."""
+    """Of another matplotlib than the pinned one bytes may differ: look, then `make pictures`."""
     pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
     for name, draw in pictures["PICTURES"].items():
         assert draw() == (ROOT / "docs" / "images" / name).read_bytes(), name

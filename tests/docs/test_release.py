@@ -1,4 +1,7 @@
-"""What a clone offers beside its code: container, templates, workflows, a release. No container engine is needed."""
+"""What a clone offers beside its code.
+
+Container, templates, workflows, a release. No container engine is needed.
+"""
 
 import fnmatch
 import json

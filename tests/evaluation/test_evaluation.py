@@ -87,7 +87,7 @@ def call_eval(run: Path, *flags: str) -> None:
 
 @pytest.fixture
 def evaluated(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
-    """Return a function that calls eval_fid.py and returns its line, after a check that it is the only one."""
+    """Return a function that calls eval_fid.py and returns the one line that it wrote."""
 
     def evaluate(run: Path, *flags: str) -> dict:
         capsys.readouterr()
@@ -282,7 +282,10 @@ def test_eval_prints_one_line_with_all_that_the_numbers_depend_on(
 def test_eval_measures_the_images_that_sample_writes(
     run: Path, evaluated: Callable[..., dict]
 ) -> None:
-    """Once more by hand: images from sample.py, features from the classifier itself, the digits from scikit-learn."""
+    """Once more by hand.
+
+    Images from sample.py, features from the classifier itself, the digits from scikit-learn.
+    """
     values = evaluated(run, *STEPS, "--seed", "3", "--batch_size", "30")
     flags = ("--num_images", "64", "--seed", "3", "--batch_size", "30")
     images = npz_images(call_sample(run, "samples.npz", *flags)).transpose(0, 3, 1, 2)
@@ -359,7 +362,7 @@ def test_out_of_memory_is_told_with_the_flag_that_may_help(
 def test_what_a_bf16_run_samples_is_what_the_commands_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluated: Callable[..., dict]
 ) -> None:
-    """Weights are kept whole, and images and distances are computed in float32, wherever they are computed."""
+    """Weights are kept whole; images and distances are computed in float32 on every device."""
     monkeypatch.setenv("UVIT_DIA_CACHE", str(tmp_path / "cache"))
     run = tmp_path / "run"
     changes = {

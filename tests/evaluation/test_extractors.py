@@ -1,4 +1,7 @@
-"""Feature extractors: found and checked before use; .pt2 files of others never run anything but their program."""
+"""Feature extractors.
+
+Found and checked before use; .pt2 files of others never run anything but their program.
+"""
 
 import dataclasses
 import io
@@ -55,7 +58,7 @@ def export(module: nn.Module, path: Path, channels: int = 1) -> None:
 
 
 def digits_images() -> tuple[Tensor, Tensor]:
-    """Return scikit-learn's digits, (1797, 1, 8, 8) uint8, and their labels, read without the package."""
+    """Return scikit-learn's digits, (1797, 1, 8, 8) uint8, and labels, read without the package."""
     digits = load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)[:, None]
     return torch.from_numpy(images), torch.from_numpy(digits.target)
@@ -302,7 +305,10 @@ def test_images_that_a_program_does_not_take_are_refused(tmp_path: Path) -> None
 
 
 def test_program_runs_on_the_device_it_is_loaded_to(tmp_path: Path) -> None:
-    """An export holds the device that it was made on, also in its operators; "meta" stands for any other."""
+    """An export holds the device that it was made on, also in its operators.
+
+    "meta" stands for any other.
+    """
 
     class OneHot(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -362,7 +368,7 @@ def write_archive(path: Path, members: Members, repeated: Members | None = None)
 
 
 def assert_refused(path: Path, canary: Path, said: str) -> None:
-    """Expect a refusal, and that neither the check nor a use of the program makes the canary's file."""
+    """Expect a refusal; neither the check nor a use of the program makes the canary's file."""
     with pytest.raises(InputError, match=said) as caught:
         Extractor(find_extractor(f"pt2:{path}"), "cpu").features(random_images(2, 1))
     assert str(caught.value).startswith("--extractor")
@@ -527,7 +533,7 @@ def test_range_of_a_name_that_is_code_is_refused(tmp_path: Path, members: Member
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.reliability("G7", "programs with planted code that execute nothing")
 def test_two_members_of_one_name_are_refused(tmp_path: Path, members: Members) -> None:
-    """Python and torch may each read another one of the two, so that a check of one says nothing."""
+    """Python and torch may each read another of the two, so that a check of one says nothing."""
     canary = tmp_path / "canary"
     name = "data/sample_inputs/model.pt"
     path = write_archive(tmp_path / "twice.pt2", members, {name: canary_save(canary)})

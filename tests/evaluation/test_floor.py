@@ -1,4 +1,7 @@
-"""The floor against draws by hand and the known values of digits; the Gaussian mark; both kept in the cache."""
+"""The floor against draws by hand and the known values of digits.
+
+The Gaussian mark; both kept in the cache.
+"""
 
 import statistics
 from collections.abc import Callable

@@ -168,7 +168,10 @@ def test_only_the_metrics_asked_for_are_computed(name: str, keys: set[str]) -> N
 
 
 def test_precision_is_about_samples_and_recall_about_real_images() -> None:
-    """Samples huddle inside one of two real clusters: all are plausible, half of the real images are not covered."""
+    """Samples huddle inside one of two real clusters.
+
+    All are plausible, half of the real images are not covered.
+    """
     generator = torch.Generator().manual_seed(0)
     near, far = torch.randn(2, 20, 4, generator=generator)
     real = torch.cat([near, far + 100])

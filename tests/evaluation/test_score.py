@@ -1,4 +1,7 @@
-"""Scores of images that exist: the evaluator's numbers, torch-fidelity's numbers, and no harm by files of others."""
+"""Scores of images that exist.
+
+The evaluator's numbers, torch-fidelity's numbers, and no harm by files of others.
+"""
 
 import io
 import json
@@ -347,7 +350,7 @@ BAD_STATISTICS: dict[str, tuple[dict[str, object], str]] = {
 
 
 def refusal(*flags: str) -> str:
-    """Return the one line in which a command line is refused, after a check that nothing is written."""
+    """Return the one line in which a command line is refused; nothing may be written."""
     before = sorted(map(str, Path.cwd().rglob("*")))
     with pytest.raises(InputError) as caught:
         eval_fid.main(["eval_fid.py", *flags])

@@ -1,4 +1,7 @@
-"""Several modules as one file: complete, without imports of ours, and refused where it would not work."""
+"""Several modules as one file.
+
+Complete, without imports of ours, and refused where it would not work.
+"""
 
 import ast
 from pathlib import Path
@@ -56,7 +59,8 @@ def test_modules_come_after_those_that_they_import(
         tmp_path,
         monkeypatch,
         a='"""About a."""\nfrom math import pi, tau\nfrom uvit_dia.b import b\n\nA = b() + pi\n',
-        b='"""About b."""\nimport math\nfrom math import e\n\n\ndef b() -> float:\n    return math.sqrt(e)\n',
+        b='"""About b."""\nimport math\nfrom math import e\n\n\n'
+        "def b() -> float:\n    return math.sqrt(e)\n",
     )
     text = bundle("uvit_dia.a")
     assert text.index("def b()") < text.index("A = b()")

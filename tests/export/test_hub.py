@@ -1,4 +1,4 @@
-"""Push to the Hub, and load by id, against a stand-in of its HTTP API; nothing leaves this machine."""
+"""Push to the Hub, and load by id, against a stand-in of its HTTP API on the loopback."""
 
 import subprocess
 import sys

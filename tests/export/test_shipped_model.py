@@ -1,4 +1,7 @@
-"""The exported model of the repository: whole, small, and able to draw the digits that are asked for."""
+"""The exported model of the repository.
+
+Whole, small, and able to draw the digits that are asked for.
+"""
 
 import json
 from pathlib import Path

@@ -252,7 +252,10 @@ def test_a_module_that_cannot_be_imported_is_told_in_one_line(
 
 
 def test_nothing_else_imports_by_name() -> None:
-    """A name out of a config.json must never reach an import; the others import what they name themselves."""
+    """A name out of a config.json must never reach an import.
+
+    The others import what they name themselves.
+    """
     found = [
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "uvit_dia").rglob("*.py")

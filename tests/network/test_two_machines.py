@@ -1,4 +1,6 @@
-"""Training across two machines: network namespaces of this one, joined by a cable that the test can pull.
+"""Training across two machines.
+
+Network namespaces of this one, joined by a cable that the test can pull.
 
 Both see the same file system, as machines with a shared home folder do.
 """

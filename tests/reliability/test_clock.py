@@ -1,4 +1,7 @@
-"""A clock that is wrong, or set back in the middle: a run goes by its step numbers, and measures by the monotonic clock."""
+"""A clock that is wrong, or set back in the middle.
+
+A run goes by its step numbers, and measures by the monotonic clock.
+"""
 
 import json
 import os
@@ -38,7 +41,7 @@ ZONES = [
 def _train_with_a_clock_going_back(
     arguments: list[str], zone: str, hours: int, fault: Fault | None
 ) -> None:
-    """Train where the wall clock is hours late, and each look at it shows an hour less than the one before."""
+    """Train where the wall clock is hours late, and shows an hour less at each look."""
     from uvit_dia.runs import folder as run_folder
 
     os.environ["TZ"] = zone

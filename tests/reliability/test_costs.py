@@ -30,7 +30,10 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def save_plainly(trainer: Any, folder: Path) -> None:
-    """Save what ours does: save_state knows nothing of the average, which a hook would save beside it."""
+    """Save what ours does.
+
+    save_state knows nothing of the average, which a hook would save beside it.
+    """
     trainer.accelerator.save_state(str(folder))
     save_file(trainer.ema.model.state_dict(), folder / "ema.safetensors")
     for path in (*folder.iterdir(), folder):
@@ -47,7 +50,10 @@ def test_a_wrong_config_is_told_before_torch_is_imported(record_figure: RecordFi
 
 
 def test_work_between_two_checkpoints(record_figure: RecordFigure) -> None:
-    """Of the configs whose cost was measured; on other machines: `docs/preemption.md`, "how often to save"."""
+    """Of the configs whose cost was measured; on other machines.
+
+    `docs/preemption.md`, "how often to save".
+    """
     sweep, config = get_sweep_config(), get_config()
     every = sweep.overrides.train.checkpoint_every_steps
     lost = [
@@ -65,7 +71,10 @@ def test_work_between_two_checkpoints(record_figure: RecordFigure) -> None:
 
 @pytest.mark.slow
 def test_a_commit_beside_plain_accelerate(tmp_path: Path, record_figure: RecordFigure) -> None:
-    """The same content, on the disk; ours is hashed, checked for non-finite values, renamed, and an old one removed."""
+    """The same content, on the disk.
+
+    Ours is hashed, checked for non-finite values, renamed, and an old one removed.
+    """
     changes = {"model.embed_dim": 256, "model.depth": 6, "model.num_heads": 4}  # 80 MB
     trainer = tiny_trainer(tmp_path / "run", changes)
     trainer.train_step()

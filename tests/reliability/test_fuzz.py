@@ -1,4 +1,7 @@
-"""Input that a machine made up: accepted, or refused in one line; never a traceback, a hang or a file elsewhere."""
+"""Input that a machine made up.
+
+Accepted, or refused in one line; never a traceback, a hang or a file elsewhere.
+"""
 
 import contextlib
 import io

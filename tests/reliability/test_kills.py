@@ -1,4 +1,7 @@
-"""Kills and signals at random moments: the same command again, and the run is as if nothing had happened."""
+"""Kills and signals at random moments.
+
+The same command again, and the run is as if nothing had happened.
+"""
 
 import random
 import shutil

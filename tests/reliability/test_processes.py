@@ -1,4 +1,7 @@
-"""Several processes: as many as there are, it is the same run; where one is lost, all end, and nothing is left behind."""
+"""Several processes.
+
+As many as there are, it is the same run; where one is lost, all end, and nothing is left behind.
+"""
 
 import os
 import signal

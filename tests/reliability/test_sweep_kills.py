@@ -1,4 +1,7 @@
-"""A sweep of four cells that is killed ten times: the same table, byte for byte, and no cell is done twice."""
+"""A sweep of four cells that is killed ten times.
+
+The same table, byte for byte, and no cell is done twice.
+"""
 
 from pathlib import Path
 
@@ -15,7 +18,10 @@ pytestmark = [
 
 
 def test_ten_kills_of_a_sweep(tmp_path: Path, record_figure: RecordFigure) -> None:
-    """The commands are stand-ins, whose steps take time and no computation; real ones: test_sweep_real.py."""
+    """The commands are stand-ins, whose steps take time and no computation; real ones.
+
+    test_sweep_real.py.
+    """
     config, whole, killed = write_sweep(tmp_path), tmp_path / "whole", tmp_path / "killed"
     done = start_sweep(config, whole, "--max_parallel=2").wait()
     assert done.exit_code == 0, done.stderr

@@ -165,7 +165,7 @@ def test_correction_runs_over_the_comparisons_that_could_be_tested() -> None:
 
 
 def test_a_report_is_one_family_of_variants_and_batch_sizes(tmp_path: Path) -> None:
-    """Eleven variants, of which one looks lower on its own, as in results/appendix/digits_ablations."""
+    """Eleven variants; one looks lower on its own, as in results/appendix/digits_ablations."""
     variants = ("uvit", *(f"option_{index}" for index in range(11)))
     for cell in make_sweep(tmp_path, variants=variants, batch_sizes=(32,)):
         rng = np.random.default_rng([cell["seed"], len(cell["variant"]), ord(cell["variant"][-1])])

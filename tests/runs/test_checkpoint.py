@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, verified before use, and older ones safe whatever happens to a newer one."""
+"""Checkpoints: whole or not there, verified before use, older ones safe from newer ones."""
 
 import errno
 import hashlib
@@ -392,7 +392,10 @@ def test_a_rename_comes_after_the_content_and_before_its_folder(
 
 
 def _prepare(root: Path, scenario: str) -> set[int | None]:
-    """Make what lies there before the commit of step 30 that crashes; return what may be found after it."""
+    """Make what lies there before the commit of step 30 that crashes.
+
+    Return what may be found after it.
+    """
     for step in {"first": (), "third": (10, 20), "damaged": (10, 20, 30)}[scenario]:
         save(root, step, keep=3)
     if scenario == "damaged":
@@ -416,7 +419,7 @@ def _go_on(root: Path) -> dict[str, object]:
 
 
 def _crash_at_every_operation(work: Path, scenario: str) -> None:
-    """Print, for each operation of a commit, what a process that ends before it leaves behind, and with lost power."""
+    """Print, for each operation of a commit, what a process that ends there leaves."""
     os.fsync = lambda descriptor: None  # the test is of their order, and needs no waiting
     left, note = work / "left", work / "note"
     is_whole = False
@@ -500,7 +503,10 @@ def test_a_full_disk_harms_nothing_older(
 
 
 def _fill(root: Path, limit: int) -> None:
-    """Save a checkpoint of 4 kB a file where a file may have `limit` bytes; exit as a command would."""
+    """Save a checkpoint of 4 kB a file where a file may have `limit` bytes.
+
+    Exit as a command would.
+    """
     big = {name: {"x": torch.ones(1000)} for name in tensors(0)}
 
     def save_big(argv: list[str]) -> None:

@@ -54,7 +54,7 @@ def train_in(folder: Path, run: Path, **changes: object) -> Finished:
 
 @pytest.fixture
 def run(tmp_path: Path, places: tuple[Path, Path]) -> Path:
-    """Return a run that was started in the first folder with a relative path, and has done 4 steps."""
+    """Return a run of 4 steps that was started in the first folder with a relative path."""
     finished = train_in(places[0], tmp_path / "run", **{"train.num_steps": 4})
     assert finished.exit_code == 0, finished.stderr
     return tmp_path / "run"

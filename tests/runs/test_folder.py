@@ -1,4 +1,4 @@
-"""A run's folder: one owner, one config, a status that is never half written, a log that survives a kill."""
+"""A run's folder: one owner, one config, a whole status, a log that survives a kill."""
 
 import json
 import os

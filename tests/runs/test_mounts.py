@@ -230,7 +230,7 @@ def _left(root: Path) -> dict[str, bytes]:
 
 
 def _be_stale_at_every_look(work: Path, name: str) -> None:
-    """Print, for each look at a file or folder, how the work ended if that look was answered with ESTALE."""
+    """Print, for each look at a file or folder, how the work ended if ESTALE answered it."""
     count, is_over = 0, False
     while not is_over:
         root = work / str(count)

@@ -1,4 +1,7 @@
-"""An interrupted run is the same run: the same command again, and every bit is as if nothing had happened."""
+"""An interrupted run is the same run.
+
+The same command again, and every bit is as if nothing had happened.
+"""
 
 import errno
 import importlib
@@ -55,7 +58,7 @@ class Interrupted(Exception):
 
 
 def train_in_two_parts(path: Path, changes: dict[str, object], stop_at: int) -> None:
-    """Train up to a step without saving there, forget everything but the run's folder, and go on."""
+    """Train up to a step without saving, forget everything but the run's folder, and go on."""
 
     def interrupt(step: int) -> None:
         if step == stop_at:
@@ -99,7 +102,10 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, changes: dict[str, object])
 @pytest.mark.parametrize("attention", ATTENTION_NAMES)
 @pytest.mark.reliability("G1", "attention units with which a resumed run is identical")
 def test_resumed_run_with_every_unit(tmp_path: Path, attention: str) -> None:
-    """In bf16, with parts and weighted losses: what a unit keeps of its own must come back bit for bit."""
+    """In bf16, with parts and weighted losses.
+
+    What a unit keeps of its own must come back bit for bit.
+    """
     changes: dict[str, object] = {
         "model.attention": attention,
         "train.mixed_precision": "bf16",

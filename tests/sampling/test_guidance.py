@@ -1,4 +1,7 @@
-"""Classes of samples, and classifier-free guidance: against its definition, and the rules of labels."""
+"""Classes of samples, and classifier-free guidance.
+
+Against its definition, and the rules of labels.
+"""
 
 from dataclasses import replace
 from typing import Any

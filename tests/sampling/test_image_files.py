@@ -1,4 +1,4 @@
-"""Image files: every pixel back exactly, every image in its place, and folders that hold nothing else."""
+"""Image files: every pixel back exactly, every image in its place, folders with nothing else."""
 
 import json
 import math

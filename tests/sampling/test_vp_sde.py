@@ -1,4 +1,7 @@
-"""The U-ViT authors' continuous process: its formulas, and its samplers on data with a known answer."""
+"""The U-ViT authors' continuous process.
+
+Its formulas, and its samplers on data with a known answer.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""A sweep on a real Slurm, which this test starts on this machine: requeued in the middle, equal to a local sweep."""
+"""A sweep on a real Slurm, which this test starts on this machine.
+
+Requeued in the middle, equal to a local sweep.
+"""
 
 import os
 import shutil
@@ -73,7 +76,10 @@ def pair(folder: Path, num_steps: int, **changes: object) -> Path:
 
 
 def test_requeued_runs_equal_local_ones_bit_for_bit(tmp_path: Path) -> None:
-    """One real training is preempted by SIGUSR2, the other requeued by Slurm; both save, come back and go on."""
+    """One real training is preempted by SIGUSR2, the other requeued by Slurm.
+
+    Both save, come back and go on.
+    """
     config = pair(tmp_path, 1500)
     local = start_sweep(config, tmp_path / "local", "--max_parallel=2", scripts=SCRIPTS).wait(600)
     assert local.exit_code == 0, local.stderr

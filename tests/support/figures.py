@@ -1,7 +1,10 @@
-"""The figures of docs/reliability.md: what tests measured beside what is allowed, as a table and as JSON.
+"""The figures of docs/reliability.md.
+
+What tests measured beside what is allowed, as a table and as JSON.
 
 A test records a figure with the fixture `record_figure`, or has its cases counted by the marker
-`reliability(figure, name)`. With `--figures FILE` a run of pytest ends with the table, and writes the file.
+`reliability(figure, name)`. With `--figures FILE` a run of pytest
+ends with the table, and writes the file.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Processes for the tests, forked from a server that has imported everything: half a second each."""
+"""Processes for the tests, forked from a server with everything imported: half a second each."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub's HTTP API on the loopback: repositories of models, in memory."""
+"""A stand-in of the Hugging Face Hub's HTTP API on the loopback: repositories in memory."""
 
 import base64
 import hashlib

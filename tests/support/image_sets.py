@@ -67,7 +67,7 @@ def encoded(image: Pixels | Image.Image, kind: str = "PNG", **settings: Any) -> 
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """Make a PNG of 100 bytes that claims to be large; decoding it would fail with another message."""
+    """Make a PNG of 100 bytes that claims to be large; decoding would fail with another message."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))

@@ -1,4 +1,4 @@
-"""An Inception of random weights in the file format of the real one, to test all but its numbers."""
+"""An Inception of random weights in the format of the real one, to test all but its numbers."""
 
 from pathlib import Path
 

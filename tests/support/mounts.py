@@ -1,4 +1,7 @@
-"""File systems that lack something, for the tests: in this process, functions answer as on such a mount."""
+"""File systems that lack something, for the tests.
+
+In this process, functions answer as on such a mount.
+"""
 
 import errno
 import fcntl
@@ -97,13 +100,15 @@ LACKS: dict[str, Callable[[int], None]] = {
 
 
 def take_away(*lacks: tuple[str, int]) -> None:
-    """Let this process find a mount that lacks some of `LACKS`, each with the errno that it answers; 0 for none."""
+    """Let this process find a mount that lacks some of `LACKS`; its errno for each, 0 for none."""
     for lack, code in lacks:
         LACKS[lack](code)
 
 
 class StaleOnce:
-    """Lets the k-th look at a file or folder of this process fail with ESTALE, as NFS does; the others succeed.
+    """Lets the k-th look at a file or folder of this process fail with ESTALE, as NFS does.
+
+    The others succeed.
 
     Args:
         root: the folder below which it happens.

@@ -37,7 +37,7 @@ Changes = Mapping[str, object]
 
 
 def tiny_config(changes: Changes | None = None) -> Config:
-    """Return the quickstart's config with 13,000 weights and 12 steps; `changes` has dotted keys."""
+    """Return the quickstart's config, 13,000 weights and 12 steps; `changes` has dotted keys."""
     spec = importlib.util.spec_from_file_location("digits_uvit_dia", CONFIG)
     assert spec is not None
     assert spec.loader is not None

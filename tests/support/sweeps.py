@@ -1,4 +1,7 @@
-"""Small sweeps for the tests: their configs, the command in this process and in others, and what it left behind."""
+"""Small sweeps for the tests.
+
+Their configs, the command in this process and in others, and what it left behind.
+"""
 
 import contextlib
 import json
@@ -63,7 +66,7 @@ SWEEP: dict[str, Any] = {
 
 
 def write_sweep(folder: Path, **changes: object) -> Path:
-    """Write the file of a sweep config with changed keys; a key that is given as None is left out."""
+    """Write the file of a sweep config with changed keys; a key given as None is left out."""
     content = {key: value for key, value in {**SWEEP, **changes}.items() if value is not None}
     path = folder / "sweep_config.py"
     path.write_text(
@@ -142,7 +145,9 @@ def kill_at_random(
     scripts: Path = STAND_INS,
     **environment: str,
 ) -> int:
-    """Give the command of a sweep until it is finished, and kill everything up to ten times; return how often.
+    """Give the command of a sweep until it is finished, and kill everything up to ten times.
+
+    Return how often.
 
     No cell that was done at a kill may be touched afterwards.
 
@@ -224,7 +229,10 @@ def calls(workdir: Path) -> list[tuple[str, str]]:
 
 
 def collected(workdir: Path) -> bytes:
-    """Return all results of a sweep but for times and machines: what must be the same, byte for byte."""
+    """Return all results of a sweep but for times and machines.
+
+    What must be the same, byte for byte.
+    """
     result = {}
     for name, path in cells(workdir).items():
         own = (read(path / "cell.json"), read(path / "config.json"))

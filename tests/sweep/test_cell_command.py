@@ -1,4 +1,4 @@
-"""One cell by hand, `python -m uvit_dia.sweep cell DIR NAME`, and what the process of a cell does when it is left alone."""
+"""One cell by hand, `python -m uvit_dia.sweep cell DIR NAME`, and a cell's process left alone."""
 
 import json
 import os

@@ -119,7 +119,7 @@ def test_a_cell_that_was_stopped_before_its_evaluation_waits(folder: Path) -> No
 
 
 def test_a_sweep_that_was_copied_from_windows_in_parts(folder: Path, tmp_path: Path) -> None:
-    """Cells missing, logs cut, other line ends, marks and hidden files, another place, and it cannot be written."""
+    """Cells missing, logs cut, other line ends, marks, hidden files, a place without writing."""
     before = read_sweep(folder)
     homes = [folder / "cells" / record.cell.name for record in before.cells]
     shutil.rmtree(homes[0])

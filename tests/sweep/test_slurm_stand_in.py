@@ -1,4 +1,7 @@
-"""Sweeps on stand-ins for Slurm's commands, for machines without a Slurm; the real one is in tests/slurm."""
+"""Sweeps on stand-ins for Slurm's commands, for machines without a Slurm.
+
+The real one is in tests/slurm.
+"""
 
 import contextlib
 import os
@@ -78,7 +81,10 @@ def test_jobs_give_what_local_cells_give(slurm: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interruption_and_a_kill(slurm: Path, tmp_path: Path) -> None:
-    """Ctrl-C stops the jobs with their state saved; those of a killed sweep are waited for, not queued twice."""
+    """Ctrl-C stops the jobs with their state saved.
+
+    Those of a killed sweep are waited for, not queued twice.
+    """
     config, workdir = pair(tmp_path, budget_amount=60), tmp_path / "w"
     slow = {"STAND_IN_STEP_SECONDS": "0.3"}
     child = start(config, workdir, **slow)

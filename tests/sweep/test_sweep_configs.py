@@ -23,7 +23,9 @@ from uvit_dia.system.errors import InputError
 # runs.
 EXPANDED = {
     "cifar10_batch_size.py": "c392ff0fb034755ae92db4414049d65af8743628e8d425259aa60003b996a08e",
-    "cifar10_small_batch_size.py": "30e6c69758364915e3713b60eab7f567354801415a481619f5e1222068c99985",
+    "cifar10_small_batch_size.py": (
+        "30e6c69758364915e3713b60eab7f567354801415a481619f5e1222068c99985"
+    ),
     "digits_ablations.py": "b91c406fdc2f5ac9c966aa68e955d3e8e6627bd42de8104f7c54c3700fc93b3b",
     "cifar10_question.py": "74aa198ca234c2473c5953d2f59bc29dace76ad6d5bc45864f4243cd67671331",
     "cifar10_tuning.py": "85703dbb9271129e3c995601f5c5ad205eaac76e2e0e95727a42b0ef290c2b50",
@@ -37,7 +39,9 @@ EXPANDED = {
     "digits_batch_size.py": "ec7de3d1db85530cdb928a8fa39a2456dc4893e86b13e9c5cfa486a61723dfe2",
     "digits_units.py": "31488e6f8b1d9776d1472a081f9050b2b919d4a98f8b10b947a7f9a74824b990",
     "digits_without.py": "3e42269793bcb711137802c0dca83ed36a9b9dfd2373bcbdb6d4c23f83cf27a7",
-    "digits_without.py:layer_norm": "7c67bfa28832e9070da4af18a915c26a6dd96aa51b5357ca505495c022fa84c9",
+    "digits_without.py:layer_norm": (
+        "7c67bfa28832e9070da4af18a915c26a6dd96aa51b5357ca505495c022fa84c9"
+    ),
     "digits_without.py:skip": "fcb67fb603b645becf5a174ec28d82e6cdffc9a7a166f896973cdc7fd4738863",
 }
 

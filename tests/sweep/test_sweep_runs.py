@@ -1,4 +1,7 @@
-"""A sweep at work, with stand-ins for train.py and eval_fid.py: what is run, what is skipped, what survives."""
+"""A sweep at work, with stand-ins for train.py and eval_fid.py.
+
+What is run, what is skipped, what survives.
+"""
 
 import json
 import os
@@ -148,7 +151,10 @@ def test_another_sweep_is_refused_in_the_same_folder(
 def test_a_finished_sweep_takes_what_may_change(
     finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """The report reads it: words, and what all others are compared with. A lost sweep.json comes back."""
+    """The report reads it.
+
+    Words, and what all others are compared with. A lost sweep.json comes back.
+    """
     workdir = tmp_path / "w"
     shutil.copytree(finished[0], workdir)
     changed = write_sweep(tmp_path, batch_sizes=(8,), held_constant="new", baseline="dia_lstm")
@@ -194,7 +200,7 @@ def test_run_of_another_config_in_a_cell_is_refused(
 
 
 def test_a_cell_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
-    """Seeds: 101 diverges, 102 is refused, 103 crashes, 104 is killed once, 105 stopped once, 106 samples NaN."""
+    """101 diverges, 102 is refused, 103 crashes, 104 is killed, 105 stopped, 106 samples NaN."""
     seeds, workdir = (0, 101, 102, 103, 104, 105, 106), tmp_path / "w"
     config = write_sweep(tmp_path, batch_sizes=(8,), variants={"uvit": {}}, seeds=seeds)
     with pytest.raises(CellsFailed) as caught:
@@ -224,7 +230,10 @@ def num_trained(workdir: Path) -> list[int]:
 def test_an_interrupted_cell_resumes_where_it_was(
     finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """SIGTERM to the whole group, as a supervisor sends it: each training gets one signal and saves."""
+    """SIGTERM to the whole group, as a supervisor sends it.
+
+    Each training gets one signal and saves.
+    """
     workdir = tmp_path / "w"
     for number in (signal.SIGINT, signal.SIGTERM):
         child = start_sweep(finished[1], workdir, "--max_parallel=2", **SLOWER_STEPS)

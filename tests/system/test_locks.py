@@ -1,4 +1,7 @@
-"""Locks where the file system has none: one holder, whatever becomes of it, and nobody shut out for ever."""
+"""Locks where the file system has none.
+
+One holder, whatever becomes of it, and nobody shut out for ever.
+"""
 
 import errno
 import json
@@ -117,7 +120,10 @@ def test_of_many_starts_one_wins(tmp_path: Path, is_stale: bool) -> None:
 def test_a_slow_process_cannot_take_over_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two find the same stale lock; the slower one moves it away when the faster one already holds the lock."""
+    """Two find the same stale lock.
+
+    The slower one moves it away when the faster one already holds the lock.
+    """
     leave(tmp_path)
     fast, slow = ProcessLock(tmp_path / ".lock"), ProcessLock(tmp_path / ".lock")
     looked: list[object] = []

@@ -1,4 +1,7 @@
-"""A run with classes, from the first step to its FID: trained, resumed, sampled, measured, analysed."""
+"""A run with classes, from the first step to its FID.
+
+Trained, resumed, sampled, measured, analysed.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""On a CUDA device: what a CPU promises holds there too, and the host does not wait for the device."""
+"""On a CUDA device: what a CPU promises holds, and the host does not wait for the device."""
 
 import contextlib
 import io

@@ -32,7 +32,8 @@ class SampleConfig(Group, prefix="sample."):
     clip_sample: bool = key(boolean(), "ddpm and ddim clip their estimate of x_0 to [-1, 1]")
     guidance_scale: float = key(
         number(0, 1000),
-        "Classifier-free guidance: 1 is the conditional prediction, 0 the one without a class, more "
+        "Classifier-free guidance: 1 is the conditional prediction, 0 the one without a class, "
+        "more "
         "than 1 goes further away from that",
         absent=1.0,
     )

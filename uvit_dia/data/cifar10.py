@@ -113,6 +113,7 @@ def _from_folder(found: Cifar10Files, split: str) -> Iterator[bytes]:
                 raise InputError(f"{path} has {images} images, expected {RECORDS_A_BATCH}")
         elif len(content) != expected:
             raise InputError(
-                f"{path} has {len(content)} bytes ({what_it_is(content[:512])}), expected {expected}"
+                f"{path} has {len(content)} bytes ({what_it_is(content[:512])}), "
+                f"expected {expected}"
             )
         yield content

@@ -14,7 +14,7 @@ BATCHES = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test": ("test_batch.bin",),
 }
-# The python edition, which torchvision and others have downloaded: read where it lies, never fetched.
+# The python edition, which torchvision and others download: read where it lies, never fetched.
 PYTHON_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 PYTHON_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 PYTHON_ARCHIVE = "cifar-10-python.tar.gz"

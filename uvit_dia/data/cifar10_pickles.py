@@ -91,7 +91,7 @@ def read_batch(content: bytes, origin: str) -> bytes:
 
 
 def _check_places(content: bytes) -> None:
-    """Refuse a pickle that keeps a value at a place far off, for which its reader would make room."""
+    """Refuse a pickle that keeps a value at a far place, for which its reader would make room."""
     for operation, place, _ in pickletools.genops(content):
         if operation.name not in ("PUT", "BINPUT", "LONG_BINPUT"):
             continue
@@ -100,7 +100,7 @@ def _check_places(content: bytes) -> None:
 
 
 def _parts(found: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
-    """Return labels, (N,), and pixels, (N, 3072), both uint8; raise what comes where they are not."""
+    """Return labels, (N,), and pixels, (N, 3072), both uint8; raise where they are not there."""
     values = {
         key.decode() if isinstance(key, bytes) else key: value for key, value in found.items()
     }

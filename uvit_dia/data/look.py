@@ -78,7 +78,8 @@ def facts_of(images: ImageSet) -> Iterator[str]:
             seen[digest] = seen.get(digest, 0) + 1
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    yield f"pixels from {low} to {high} of 0 to 255; mean {_each(mean)}, standard deviation {_each(std)}"
+    spread = f"standard deviation {_each(std)}"
+    yield f"pixels from {low} to {high} of 0 to 255; mean {_each(mean)}, {spread}"
     twice = sum(times - 1 for times in seen.values())
     yield f"{twice} images are there already" if twice else "no image is there twice"
     if flat:

@@ -1,4 +1,4 @@
-"""What evaluations derive from real images, kept in files whose content is checked before it is believed.
+"""What evaluations derive from real images, in files that are checked before they are believed.
 
 The cache only saves time: where it cannot be read or written, that is said once, and everything is
 computed. Names and keys are made of content hashes, so nothing stale can be found under them.

@@ -117,7 +117,8 @@ def _extractor(values: FlagValues) -> tuple[str | None, str | None]:
 
 def _define_flags(values: FlagValues) -> None:
     texts = {
-        "extractor": "inception-v3-compat, digits, vgg16, a CLIP or pt2:PATH (default: the config's).",
+        "extractor": "inception-v3-compat, digits, vgg16, a CLIP or pt2:PATH "
+        "(default: the config's).",
         "weights": "Published weights (default: the run's config, or torch-fidelity's place).",
         "data_path": "Where the training images lie, if not where the run found them.",
         "images": "Images to measure: a folder, an .npz or a .zip; no --checkpoint then.",

@@ -1,6 +1,7 @@
-"""The classifier of scikit-learn's digits whose features measure samples in the quickstart, and how it was trained.
+"""The classifier of digits whose features measure the quickstart's samples, and its training.
 
-`python -m uvit_dia.evaluation.digits_classifier OUT.safetensors` trains it again: 1,797 images, 20 % of them held out to
+`python -m uvit_dia.evaluation.digits_classifier OUT.safetensors` trains it again: 1,797 images of
+scikit-learn's digits, 20 % of them held out to
 measure its accuracy, 40 epochs, about half a minute on two cores.
 """
 
@@ -16,7 +17,10 @@ FEATURES = 64
 
 
 class DigitsClassifier(nn.Module):
-    """Three convolutions and two Linear layers for 8x8 grey images; its features are what enters the last layer."""
+    """Three convolutions and two Linear layers for 8x8 grey images.
+
+    Its features are what enters the last layer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +54,7 @@ def load_digits_classifier(path: Path) -> DigitsClassifier:
 
 
 def train_digits_classifier(seed: int = 0, epochs: int = 40) -> tuple[DigitsClassifier, float]:
-    """Train the classifier with small shifts as augmentation; return it with its held-out accuracy."""
+    """Train the classifier with small shifts as augmentation; return it and its accuracy."""
     from uvit_dia.data.sources import load_image_set
 
     digits = load_image_set("digits", "", "train", img_size=8, in_chans=1)

@@ -1,4 +1,4 @@
-"""What an evaluation takes and gives: images by index, what they are compared with, and a record."""
+"""What an evaluation takes and gives: images by index, what they are compared with, a record."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

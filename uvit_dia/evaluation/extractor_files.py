@@ -69,7 +69,7 @@ class ExtractorSource:
 
 
 def extractor_at_home(name: str | None) -> str | None:
-    """Return an extractor as a user names it, with the home folder for a `~` in a program's path."""
+    """Return an extractor as a user names it, with the home folder for a program's `~`."""
     if name is None or not name.startswith(PROGRAM):
         return name
     return PROGRAM + expand_home(name.removeprefix(PROGRAM), "--extractor")

@@ -1,4 +1,7 @@
-"""Feature extractors, loaded through torch-fidelity; `extractor_files.py` says where they come from."""
+"""Feature extractors, loaded through torch-fidelity.
+
+`extractor_files.py` says where they come from.
+"""
 
 from pathlib import Path
 
@@ -94,7 +97,7 @@ def _refuse_all_but_tensors(path: Path) -> None:
 
 
 def _register_program(source: ExtractorSource) -> str:
-    """Register the digits classifier or a .pt2 program with torch-fidelity; return its name there."""
+    """Register the digits classifier or a .pt2 program with torch-fidelity; return its name."""
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY

@@ -153,7 +153,7 @@ def _labels(
     evaluator: Evaluator,
     accelerator: Accelerator,
 ) -> ClassLabels | None:
-    """Return the classes of a conditional network's samples: as asked, or as in the training set."""
+    """Return the classes of a conditional network's samples: as asked, or as in the data."""
     config = trained.config
     chosen = chosen_labels(sampling.class_labels, config, trained.class_names)
     if chosen is not None or not config.is_conditional:

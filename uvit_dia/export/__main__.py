@@ -3,8 +3,9 @@
     python -m uvit_dia.export RUN DIR [--push OWNER/NAME] [--private]
     python -m uvit_dia.export FILE.pth DIR --config cifar10_uvit
 
-RUN is a run's folder or a step folder; FILE.pth holds weights of the U-ViT authors. DIR gets weights,
-scheduler, code in two files and a model card; --push uploads it to the Hugging Face Hub as well.
+RUN is a run's folder or a step folder; FILE.pth holds weights of the U-ViT authors. DIR gets
+weights, scheduler, code in two files and a model card; --push uploads it to the Hugging Face Hub as
+well.
 """
 
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_arguments(argv: list[str]) -> ExportArguments:
     values = cli.new_flags()
     define_config_flag(values, group=None)
     texts = {
-        "from_official": "A file of the U-ViT authors' weights, in the place of RUN; with --config.",
+        "from_official": "A file of the U-ViT authors' weights in the place of RUN; with --config.",
         "push": "Upload it to the Hugging Face Hub under this id, OWNER/NAME.",
         "license": "The licence of the weights for the model card, such as apache-2.0.",
     }

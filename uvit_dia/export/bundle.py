@@ -39,8 +39,8 @@ def bundle(module: str) -> str:
         module: such as "uvit_dia.models.uvit".
 
     Raises:
-        ValueError: if two modules define the same name, or one imports ours other than at its top by
-            `from ... import NAME`.
+        ValueError: if two modules define the same name, or one imports ours other than at its top
+        by `from ... import NAME`.
     """
     found = _Bundle()
     _add(module, found)

@@ -1,4 +1,7 @@
-"""The model card of an exported folder: what the model is, how good it was measured, what it is not."""
+"""The model card of an exported folder.
+
+What the model is, how good it was measured, what it is not.
+"""
 
 import json
 from pathlib import Path
@@ -83,8 +86,8 @@ pipe = DiffusionPipeline.from_pretrained("THIS_FOLDER_OR_ID", trust_remote_code=
 images = pipe(num_images=4, seed=0{labels}).images  # {settings.sampler}, {settings.num_steps} steps
 ```
 
-Its code is two files in this folder, which need torch, diffusers and einops. With uvit_dia installed,
-`uvit_dia.load("THIS_FOLDER_OR_ID")` reads the weights and runs none of that code."""
+Its code is two files in this folder, which need torch, diffusers and einops. With uvit_dia
+installed, `uvit_dia.load("THIS_FOLDER_OR_ID")` reads the weights and runs none of that code."""
 
 
 def _measured(record: dict[str, Any] | None) -> str:

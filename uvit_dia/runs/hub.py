@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: what its library raises where there is no network, no repository, no right."""
+"""The Hugging Face Hub: what its library raises without network, repository or right."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

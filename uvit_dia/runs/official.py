@@ -49,7 +49,7 @@ def load_official_file(
     """
     if config.model.attention != "none":
         raise InputError(
-            f"--config: the network has a unit ({config.model.attention}), which the U-ViT authors' "
+            f"--config: the network has a unit ({config.model.attention}), which the authors' "
             "has not; choose one without, such as cifar10_uvit"
         )
     for name, value in THEIRS.items():

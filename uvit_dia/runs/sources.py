@@ -58,7 +58,8 @@ def find_source(path: Path, *, has_config: bool, flag: str = "--checkpoint") -> 
         return path
     if has_config:
         raise InputError(
-            f"--config goes with a file of weights ({', '.join(WEIGHT_SUFFIXES)}); {path} has its own"
+            f"--config goes with a file of weights ({', '.join(WEIGHT_SUFFIXES)}); "
+            f"{path} has its own"
         )
     if is_exported(path):
         return path

@@ -1,4 +1,4 @@
-"""A grid of samples as it forms: what the network is shown at each call, and the images at the end."""
+"""A grid of samples as it forms: what the network is shown at each call, then the images."""
 
 import io
 from pathlib import Path

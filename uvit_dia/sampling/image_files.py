@@ -17,7 +17,7 @@ SYSTEM_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.b
 
 
 def write_npz(path: Path, images: Tensor) -> None:
-    """Write images, (N, C, H, W) uint8, as `arr_0`, (N, H, W, C): the layout of ADM's evaluation."""
+    """Write images, (N, C, H, W) uint8, as `arr_0`, (N, H, W, C): ADM's layout."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy())
     write_atomically(path, buffer.getvalue())

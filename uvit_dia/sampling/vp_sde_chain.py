@@ -65,7 +65,7 @@ def _euler_maruyama(
 
 
 def orders_of(num_calls: int) -> list[int]:
-    """Return the orders of DPM-Solver-fast's steps, which together call the network num_calls times."""
+    """Return the orders of DPM-Solver-fast's steps, which call the network num_calls times."""
     thirds, rest = divmod(num_calls, 3)
     if rest:
         return [3] * thirds + [rest]

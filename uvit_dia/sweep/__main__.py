@@ -1,6 +1,7 @@
 """Run a sweep: a grid over variants, batch sizes and seeds, each cell an ordinary run of its own.
 
-    python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/sweep --max_parallel 2
+    python -m uvit_dia.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/sweep \
+        --max_parallel 2
 
     python -m uvit_dia.sweep cell runs/sweep NAME
 
@@ -131,7 +132,7 @@ def commands(sweep: Sweep, workdir: Path) -> str:
 
 
 def show_status(workdir: Path, *, is_watched: bool) -> None:
-    """Print what has become of the cells, once, or until all have ended, a failed one among them."""
+    """Print what has become of the cells, once, or until all have ended or failed."""
     while True:
         cells = read_status(workdir)
         if is_watched and sys.stdout.isatty():

@@ -78,7 +78,8 @@ def _launch(plan: SweepPlan, base: str | None, scripts: Path | None) -> Launch:
         file = file if file.is_file() else CONFIGS.parent / file
         if not file.resolve().is_relative_to(CONFIGS) or not file.is_file():
             raise InputError(
-                f"{plan.folder / 'sweep.json'}: base = {base!r:.100} is no config of this project; if you trust "
+                f"{plan.folder / 'sweep.json'}: base = {base!r:.100} is no config of this project; "
+                "if you trust "
                 "its code, give it as --base"
             )
         base = base.replace(base.partition(":")[0], str(file), 1)

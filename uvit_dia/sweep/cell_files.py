@@ -94,7 +94,10 @@ def read_cell_files(cell: Cell, folder: Path, *, log_bytes: int | None = None) -
 
 
 def final_weights(folder: Path, num_steps: int) -> str | None:
-    """Return the SHA-256 of the averaged weights of a run's last step; None without that checkpoint."""
+    """Return the SHA-256 of the averaged weights of a run's last step.
+
+    None without that checkpoint.
+    """
     manifest = folder / "checkpoints" / f"step_{num_steps:08d}" / "manifest.json"
     try:
         found = read_json(manifest).values["files"][EVALUATED_WEIGHTS]["sha256"]
@@ -104,7 +107,10 @@ def final_weights(folder: Path, num_steps: int) -> str | None:
 
 
 def _by_step(lines: JsonLines, key: str, *, first_step: int) -> tuple[Record, ...]:
-    """Return the lines of a log that have a key, by step; of a step that was written twice the later line."""
+    """Return the lines of a log that have a key, by step.
+
+    Of a step that was written twice the later line.
+    """
     found = {
         step: line
         for line in lines.rows.values()

@@ -1,7 +1,10 @@
-"""One cell at work: train.py, then eval_fid.py, in processes of their own, and what came of it in `cell.json`.
+"""One cell at work.
 
-It goes on from whatever it finds: a trained run is not trained again, and of the evaluations only the missing seeds are
-measured. So it may be killed at any moment, and started by anybody: a sweep, a Slurm job, or by hand.
+train.py, then eval_fid.py, in processes of their own, and what came of it in `cell.json`.
+
+It goes on from whatever it finds: a trained run is not trained again, and of the evaluations only
+the missing seeds are measured. So it may be killed at any moment, and started by anybody: a sweep,
+a Slurm job, or by hand.
 """
 
 import math
@@ -39,7 +42,10 @@ class _Failed(Exception):
 
 
 class _Diverged(Exception):
-    """The training diverged, or its model samples no finite images: a result, which a repeat would give again."""
+    """The training diverged, or its model samples no finite images.
+
+    A result, which a repeat would give again.
+    """
 
 
 class CellWork:
@@ -88,13 +94,16 @@ class CellWork:
         return str(told["state"]), told
 
     def stop_now(self, signal_name: str) -> None:
-        """Stop the command with its state saved, from within a signal handler; the cell waits in a queue after that."""
+        """Stop the command with its state saved, from within a signal handler.
+
+        The cell waits in a queue after that.
+        """
         self._commands.stop_now(signal_name)
         if self._owns_cell:
             self._record("preempted", reason="preempted; waits in the queue")
 
     def _work(self) -> None:
-        """Train and evaluate what is missing, with the cell's lock held; record how the cell ended."""
+        """Train and evaluate what is missing, under the cell's lock; record how the cell ended."""
         found = self._files()
         if has_result(self._plan, found):
             return
@@ -144,7 +153,7 @@ class CellWork:
         return final_weights(self._folder, self._cell.num_steps)
 
     def _refuse_diverged(self, code: int, last_line: str) -> None:
-        """Raise if the run says that it diverged, by its `status.json`, since launchers change exit codes."""
+        """Raise if the run's `status.json` says that it diverged: launchers change exit codes."""
         status = self._files().status
         if status.get("state") == "diverged" and code > 0:
             raise _Diverged(str(status.get("reason") or last_line))
@@ -152,7 +161,10 @@ class CellWork:
     # ---------------------------------------------------------------- evaluation
 
     def _evaluate(self) -> Record:
-        """Evaluate the seeds that are not yet evaluated; return what `cell.json` says of the evaluations."""
+        """Evaluate the seeds that are not yet evaluated.
+
+        Return what `cell.json` says of the evaluations.
+        """
         weights = self._weights()
         assert weights is not None  # it was trained
         wanted = self._evaluation.seeds
@@ -199,7 +211,10 @@ def _without_name(line: str, name: str) -> str:
 
 
 def _evaluation_facts(weights: str, lines: Sequence[Record]) -> Record:
-    """Return what `cell.json` says of a finished cell: its metric with the value of each seed, and their mean."""
+    """Return what `cell.json` says of a finished cell.
+
+    Its metric with the value of each seed, and their mean.
+    """
     values = {str(line["seed"]): line["value"] for line in lines}
     return {
         "metric": lines[0]["metric"],
@@ -224,6 +239,9 @@ def attempts_of(told: Record) -> int:
 
 
 def seconds_of(told: Record, name: str) -> float:
-    """Return the seconds that a `cell.json` says were spent on "train" or "eval"; 0 where it does not say."""
+    """Return the seconds that a `cell.json` says were spent on "train" or "eval".
+
+    0 where it does not say.
+    """
     value = number(told.get(f"{name}_seconds"))
     return 0.0 if math.isnan(value) else value

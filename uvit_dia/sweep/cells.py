@@ -1,4 +1,7 @@
-"""The runs of a sweep, and the command lines that make them. Neither torch nor submitit is needed here."""
+"""The runs of a sweep, and the command lines that make them.
+
+Neither torch nor submitit is needed here.
+"""
 
 import os
 import shlex
@@ -36,7 +39,10 @@ class Launch:
         return {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
 
     def command(self, name: str) -> list[str]:
-        """Return how "train" or "eval" is started, without flags; as short as it can be pasted here."""
+        """Return how "train" or "eval" is started, without flags.
+
+        As short as it can be pasted here.
+        """
         if self.scripts is None:
             started = ["-m", PACKAGE.name, name]
         else:
@@ -143,6 +149,6 @@ def _is_below_here(path: str) -> bool:
 
 
 def import_path() -> dict[str, str]:
-    """Return the environment variable that lets processes import this package, wherever they are started."""
+    """Return the environment variable that lets processes import this package from anywhere."""
     paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}

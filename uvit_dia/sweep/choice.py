@@ -80,7 +80,7 @@ def choose_evaluations(plan: SweepPlan, cells: Sequence[CellFiles]) -> Choice:
 
 
 def evaluations_of(plan: SweepPlan, files: CellFiles, weights_sha256: str) -> dict[int, Record]:
-    """Return the evaluations of given weights that are what the sweep asks of a cell, by sample seed."""
+    """Return the evaluations of given weights that the sweep asks of a cell, by sample seed."""
     return {
         line["seed"]: line
         for line in files.evaluations
@@ -128,7 +128,10 @@ def evaluation_problem(plan: SweepPlan, files: CellFiles, line: Record) -> str |
 
 
 def _wanted_extractor(plan: SweepPlan, files: CellFiles) -> str:
-    """Return how results call the extractor that the sweep measures a cell with; "" where nothing says."""
+    """Return how results call the extractor that the sweep measures a cell with.
+
+    "" where nothing says.
+    """
     own = _group(files.config, "eval").get("extractor")
     return extractor_label(str(plan.evaluation.get("extractor") or own or ""))
 
@@ -185,7 +188,7 @@ def _key(line: Record) -> tuple[str, ...]:
 
 
 def _common_settings(fitting: Mapping[str, Sequence[Record]]) -> Record:
-    """Return the settings that most cells, then most sample seeds of them, were evaluated with; then by their text."""
+    """Return the settings of most cells, then of most sample seeds, then the first by their text."""
     num_cells: Counter[tuple[str, ...]] = Counter()
     num_seeds: Counter[tuple[str, ...]] = Counter()
     example: dict[tuple[str, ...], Record] = {}

@@ -1,4 +1,7 @@
-"""What a sweep is: its config (`schema.py`) and the runs that it expands to (`grid.py`), all checked."""
+"""What a sweep is.
+
+Its config (`schema.py`) and the runs that it expands to (`grid.py`), all checked.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +40,10 @@ class Sweep:
     configs: dict[str, Config]
 
     def seconds(self, cell: Cell) -> float:
-        """Return the estimated time of a cell, from the costs that its sweep config gives; 0 for unknown."""
+        """Return the estimated time of a cell, from the costs that its sweep config gives.
+
+        0 for unknown.
+        """
         config = self.config
         seconds = cell.images * config.seconds_per_image + cell.num_steps * config.seconds_per_step
         return seconds + config.seconds_per_cell
@@ -69,7 +75,9 @@ def make_sweep(config: ConfigDict, path: Path, scripts: Path | None) -> Sweep:
 
 
 def find_base(base: str, path: Path) -> str:
-    """Return the path of the base config: as it stands, from the project that the sweep config lies in, or from ours.
+    """Return the path of the base config.
+
+    As it stands, from the project that the sweep config lies in, or from ours.
 
     Args:
         base: as the sweep config gives it; what follows a colon is an argument of `get_config`.
@@ -88,7 +96,7 @@ def find_base(base: str, path: Path) -> str:
 
 
 def read_run_config(flags: list[str], origin: str) -> Config:
-    """Return the checked config of a run from `--config` and its overrides, exactly as train.py reads it.
+    """Return the checked config of a run from `--config` and its overrides, as train.py reads it.
 
     Raises:
         InputError: if train.py would refuse it; the message begins with the origin.
@@ -119,7 +127,8 @@ def _check_cell(cell: Cell, config: Config, num_processes: int) -> None:
     parts = num_processes * config.train.accumulation_steps
     if cell.batch_size % parts:
         raise InputError(
-            f"cell {cell.name}: batch size {cell.batch_size} is not divisible by num_processes = {num_processes} "
+            f"cell {cell.name}: batch size {cell.batch_size} is not divisible by "
+            f"num_processes = {num_processes} "
             f"x train.accumulation_steps = {config.train.accumulation_steps}"
         )
     try:
@@ -130,13 +139,17 @@ def _check_cell(cell: Cell, config: Config, num_processes: int) -> None:
 
 
 def _check_halflife(cell: Cell, config: Config) -> None:
-    """Refuse a half-life that `ema.rampup_ratio` would not let a run reach: the rule would hold nothing constant."""
+    """Refuse a half-life that `ema.rampup_ratio` would not let a run reach.
+
+    The rule would hold nothing constant.
+    """
     ema = config.ema
     longest = ema.rampup_ratio * cell.images
     if ema.rampup_ratio and ema.halflife_images > longest:
         raise InputError(
-            f"cell {cell.name}: ema.rampup_ratio = {ema.rampup_ratio:g} of its {cell.images} images keeps the half-life "
-            f"of the average below {longest:.0f} images; ema.halflife_images = {ema.halflife_images} has no effect"
+            f"cell {cell.name}: ema.rampup_ratio = {ema.rampup_ratio:g} of its {cell.images} "
+            f"images keeps the half-life of the average below {longest:.0f} images; "
+            f"ema.halflife_images = {ema.halflife_images} has no effect"
         )
 
 

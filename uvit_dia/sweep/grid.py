@@ -1,4 +1,7 @@
-"""From a sweep config to its runs: the grid, and the rules that hold something constant over batch sizes."""
+"""From a sweep config to its runs.
+
+The grid, and the rules that hold something constant over batch sizes.
+"""
 
 from itertools import product
 
@@ -10,7 +13,10 @@ from uvit_dia.system.errors import InputError
 
 
 def expand(config: SweepConfig, base_config: Config) -> tuple[Cell, ...]:
-    """Return the runs of a checked sweep config: seeds outermost, then batch sizes, then variants, baseline first."""
+    """Return the runs of a checked sweep config.
+
+    Seeds outermost, then batch sizes, then variants, baseline first.
+    """
     others = [name for name in config.variants if name != config.baseline]
     variants = [config.baseline, *others]
     grid = product(config.seeds, config.batch_sizes, variants)
@@ -95,5 +101,8 @@ def scaled_moments(betas: tuple[float, float], eps: float, ratio: float) -> dict
 
 
 def steps_of_budget(budget: str, amount: int, batch_size: int) -> int:
-    """Return the optimizer steps of a run: the amount itself, or as many as show at least so many images."""
+    """Return the optimizer steps of a run.
+
+    The amount itself, or as many as show at least so many images.
+    """
     return amount if budget == "steps" else -(-amount // batch_size)

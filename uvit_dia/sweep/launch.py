@@ -1,4 +1,6 @@
-"""Running the cells of a sweep: which one is next, how each one ended, and what an interruption does.
+"""Running the cells of a sweep.
+
+Which one is next, how each one ended, and what an interruption does.
 
 Cells run in a pool on this machine (`pool.py`) or on Slurm (`slurm.py`).
 """
@@ -50,7 +52,7 @@ class Cluster(Protocol):
         ...
 
     def last_words(self, cell: Cell) -> str:
-        """Return why the process of a cell ended, for one that did not write it into `cell.json`."""
+        """Return why the process of a cell ended that did not write it into `cell.json`."""
         ...
 
 

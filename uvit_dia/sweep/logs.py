@@ -9,7 +9,10 @@ MAX_TAIL_BYTES = 2**16
 
 
 def mark_start(log: BinaryIO) -> int:
-    """Write the time of a start into a log that is open for appending; return the position behind it."""
+    """Write the time of a start into a log that is open for appending.
+
+    Return the position behind it.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     log.write(f"--- {now}\n".encode())
     log.flush()
@@ -17,7 +20,10 @@ def mark_start(log: BinaryIO) -> int:
 
 
 def last_line(path: Path, start: int) -> str:
-    """Return the last line of a log after a position; carriage returns of progress bars count as ends."""
+    """Return the last line of a log after a position.
+
+    Carriage returns of progress bars count as ends.
+    """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start, size - MAX_TAIL_BYTES))

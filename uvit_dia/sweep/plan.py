@@ -1,4 +1,7 @@
-"""What a sweep set out to do, read from the `sweep.json` that the sweep wrote: data only, from any version."""
+"""What a sweep set out to do, read from the `sweep.json` that the sweep wrote.
+
+Data only, from any version.
+"""
 
 import math
 import re
@@ -40,7 +43,7 @@ class SweepPlan:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """The runs by variant, the baseline first and the others in their order, then batch size, then seed."""
+        """The runs by variant (baseline first, then their order), batch size and seed."""
         order = self.variants
         return tuple(
             sorted(
@@ -115,13 +118,19 @@ class SweepPlan:
 
     @property
     def evaluation(self) -> Record:
-        """The group `eval` of the sweep config: num_images, sampler, num_steps, seed, num_repeats, extractor."""
+        """The group `eval` of the sweep config.
+
+        num_images, sampler, num_steps, seed, num_repeats, extractor.
+        """
         found = self.config.get("eval")
         return found if isinstance(found, dict) else {}
 
     @property
     def sample_seeds(self) -> tuple[int, ...]:
-        """The seeds of the samples that every cell is evaluated with; () where they are not recorded."""
+        """The seeds of the samples that every cell is evaluated with.
+
+        () where they are not recorded.
+        """
         first = number(self.evaluation.get("seed"))
         count = number(self.evaluation.get("num_repeats", 1))
         if not (math.isfinite(first) and math.isfinite(count)):

@@ -1,4 +1,6 @@
-"""What is checked before the first cell of a sweep runs: data, models, samplers, extractor, processes, disk.
+"""What is checked before the first cell of a sweep runs.
+
+Data, models, samplers, extractor, processes, disk.
 
 What several cells have in common is loaded once. torch is imported here.
 """
@@ -53,7 +55,10 @@ class _Memory:
         self._results: dict[str, object] = {}
 
     def once(self, make: Callable[[], T], *origin: object) -> T:
-        """Return what was made from the same origin, or make it; the first of the origin names the kind."""
+        """Return what was made from the same origin, or make it.
+
+        The first of the origin names the kind.
+        """
         key = json.dumps(origin, sort_keys=True)
         if key not in self._results:
             self._results[key] = make()
@@ -63,7 +68,9 @@ class _Memory:
 def check_machine(
     sweep: Sweep, cells: Iterable[Cell], workdir: Path, *, gpus_per_run: int | None = None
 ) -> Machine:
-    """Check that cells can be trained and evaluated; only data that are not there yet are fetched to their cache.
+    """Check that cells can be trained and evaluated.
+
+    Only data that are not there yet are fetched to their cache.
 
     Args:
         sweep: the sweep.
@@ -104,7 +111,8 @@ def _check_cell(config: Config, evaluation: Evaluation, memory: _Memory) -> tupl
     )
     if config.train.batch_size > len(images):
         raise InputError(
-            f"train.batch_size = {config.train.batch_size} is larger than the data set, which has {len(images)} images"
+            f"train.batch_size = {config.train.batch_size} is larger than the data set, "
+            f"which has {len(images)} images"
         )
     num_weights = memory.once(lambda: _count_weights(config), "weights", model)
     memory.once(
@@ -144,10 +152,14 @@ def _check_extractor(config: Config, evaluation: Evaluation) -> str:
 
 
 def _check_processes_of_job(num_processes: int, gpus_per_run: int) -> None:
-    """Refuse jobs whose processes would share GPUs; without any, the jobs' processes are told to use CPUs."""
+    """Refuse jobs whose processes would share GPUs.
+
+    Without any, the jobs' processes are told to use CPUs.
+    """
     if num_processes > 1 and gpus_per_run not in (0, num_processes):
         raise InputError(
-            f"num_processes = {num_processes}, and slurm.gpus_per_run = {gpus_per_run}; a process needs a GPU of its own"
+            f"num_processes = {num_processes}, and slurm.gpus_per_run = {gpus_per_run}; "
+            "a process needs a GPU of its own"
         )
     _check_processes(num_processes, gpus_per_run)
 
@@ -169,5 +181,6 @@ def _check_space(workdir: Path, bytes_needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < bytes_needed:
         raise StorageError(
-            f"no space for the checkpoints of all cells in {workdir}: need {bytes_needed} bytes, have {free}"
+            f"no space for the checkpoints of all cells in {workdir}: "
+            f"need {bytes_needed} bytes, have {free}"
         )

@@ -1,7 +1,8 @@
-"""The commands of a cell as child processes that are stopped once, and that do not outlive their launcher.
+"""The commands of a cell as child processes, stopped once, that do not outlive their launcher.
 
-A stop reaches a training as exactly one SIGTERM, since a second signal would end it without saving. So it runs in a
-session of its own, where neither Ctrl-C nor Slurm's signals to the processes of a job find it; only this module does.
+A stop reaches a training as exactly one SIGTERM, since a second signal would end it without saving.
+So it runs in a session of its own, where neither Ctrl-C nor Slurm's signals to the processes of a
+job find it; only this module does.
 """
 
 import contextlib
@@ -193,7 +194,7 @@ def _is_other_end_closed() -> bool:
 
 
 def _make_end_with_parent() -> Callable[[], None] | None:
-    """Return what a child calls before its program starts, so that it gets SIGTERM when this process is killed."""
+    """Return what a child calls first, so that it gets SIGTERM when this process is killed."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # found before the fork

@@ -84,7 +84,10 @@ def _unfinished(plan: SweepPlan) -> list[Cell]:
 def _run_on_slurm(
     sweep: Sweep, cells: list[Cell], workdir: Path, max_parallel: int | None
 ) -> dict[str, Record]:
-    """Run cells on Slurm; jobs that a killed sweep has left in the queue are waited for, not queued twice."""
+    """Run cells on Slurm.
+
+    Jobs that a killed sweep has left in the queue are waited for, not queued twice.
+    """
     from uvit_dia.sweep.slurm import SlurmCluster
 
     with SlurmCluster(workdir, sweep.launch, sweep.config.slurm, max_parallel) as slurm:

@@ -1,7 +1,10 @@
-"""The config of a sweep: every key with its type, range, unit and meaning, and what must fit together.
+"""The config of a sweep.
 
-A sweep config is an ml_collections file in `configs/sweeps/`. Like the config of a run it is complete: it has every key
-but those whose absence has a meaning, and no other. Neither torch nor submitit is needed here.
+Every key with its type, range, unit and meaning, and what must fit together.
+
+A sweep config is an ml_collections file in `configs/sweeps/`. Like the config of a run it is
+complete: it has every key but those whose absence has a meaning, and no other. Neither torch nor
+submitit is needed here.
 """
 
 import re

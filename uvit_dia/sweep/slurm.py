@@ -1,7 +1,10 @@
-"""Cells on a Slurm cluster, through submitit: an array of jobs, which may be preempted and go back in the queue.
+"""Cells on a Slurm cluster, through submitit.
 
-On SIGUSR2, which Slurm sends ahead of a timeout and when it preempts a job, submitit calls `SlurmJob.checkpoint`, which
-lets the training save its state, and requeues the job. `scontrol requeue` ends in the same way.
+An array of jobs, which may be preempted and go back in the queue.
+
+On SIGUSR2, which Slurm sends ahead of a timeout and when it preempts a job, submitit calls
+`SlurmJob.checkpoint`, which lets the training save its state, and requeues the job. `scontrol
+requeue` ends in the same way.
 """
 
 import os
@@ -67,7 +70,10 @@ class SlurmJob:
         return state
 
     def checkpoint(self) -> "DelayedSubmission":
-        """Stop the training with its state saved; submitit calls it on SIGUSR2, and puts the job back in the queue."""
+        """Stop the training with its state saved.
+
+        Submitit calls it on SIGUSR2, and puts the job back in the queue.
+        """
         from submitit.helpers import DelayedSubmission
 
         if self._work is not None:
@@ -119,7 +125,7 @@ class SlurmCluster:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def adopt(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Return the cells that jobs of an earlier, killed sweep are still working on, or wait to."""
+        """Return the cells that jobs of an earlier, killed sweep still work on, or wait to."""
         recorded = read_json(self._record).values.get("jobs")
         recorded = recorded if isinstance(recorded, dict) else {}
         names = {cell.name for cell in cells}
@@ -155,7 +161,7 @@ class SlurmCluster:
         return [cell for cell in cells if self._job_ids[cell.name] not in alive]
 
     def _alive(self) -> set[str]:
-        """Return the ids of the jobs that are queued or running; all, while Slurm does not answer."""
+        """Return the ids of jobs that are queued or running; all while Slurm gives no answer."""
         arrays = sorted({job.split("_")[0] for job in self._job_ids.values()})
         if not arrays:
             return set()

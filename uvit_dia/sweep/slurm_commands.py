@@ -76,7 +76,8 @@ def submit_in_time(queue: Callable[[], list[Any]]) -> list[Any]:
         thread.join(COMMAND_TIMEOUT_SECONDS)
     if thread.is_alive():
         raise InputError(
-            f"--cluster slurm: sbatch gave no answer in {COMMAND_TIMEOUT_SECONDS} s; look with squeue "
+            f"--cluster slurm: sbatch gave no answer in {COMMAND_TIMEOUT_SECONDS} s; "
+            "look with squeue "
             "whether the jobs are in the queue, before you start the sweep again"
         )
     for refusal in refusals:
@@ -89,7 +90,10 @@ def submit_in_time(queue: Callable[[], list[Any]]) -> list[Any]:
 
 
 def run_slurm(command: list[str]) -> str | None:
-    """Run one of Slurm's commands; return what it printed, or None if Slurm's controller gave no answer."""
+    """Run one of Slurm's commands.
+
+    Return what it printed, or None if Slurm's controller gave no answer.
+    """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_SECONDS, check=False

@@ -1,4 +1,7 @@
-"""What a sweep is up to, as tables in plain text: `--dry_run` before it, `--status` during and after it."""
+"""What a sweep is up to, as tables in plain text.
+
+`--dry_run` before it, `--status` during and after it.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +42,10 @@ class CellStatus:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Return rows in aligned columns; the first `left` columns and the last one to the left, others to the right."""
+    """Return rows in aligned columns.
+
+    The first `left` columns and the last one to the left, others to the right.
+    """
     everything = [header, *rows]
     widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
     last = len(header) - 1
@@ -57,7 +63,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> st
 
 
 def plan_table(sweep: Sweep, max_parallel: int) -> str:
-    """Return the table of a sweep's runs with their steps, images, learning rate and estimated time, and the total."""
+    """Return the table of a sweep's runs: steps, images, learning rate, estimated time, total."""
     rows = [
         [
             cell.name,
@@ -88,7 +94,10 @@ def plan_table(sweep: Sweep, max_parallel: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it, such as "22 s", "6 min", "1.4 h" or "3.5 days"; "?" for 0."""
+    """Return a time in the unit that suits it, such as "22 s", "6 min", "1.4 h" or "3.5 days".
+
+    "?" for 0.
+    """
     if seconds == 0:
         return "?"
     for limit, size, text in (

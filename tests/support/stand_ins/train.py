@@ -1,4 +1,6 @@
-"""A stand-in for train.py, without torch: to a sweep it behaves alike (lock, log, state, exit code).
+"""A stand-in for train.py, without torch.
+
+To a sweep it behaves alike (lock, log, state, exit code).
 
 What it "learns" is a hash that depends on its config and on every step. Seeds from 100 on do what a
 test needs: 101 diverges, 102 is refused, 103 crashes, 104 is killed and 105 stops at its first
