@@ -188,7 +188,7 @@ def _key(line: Record) -> tuple[str, ...]:
 
 
 def _common_settings(fitting: Mapping[str, Sequence[Record]]) -> Record:
-    """Return the settings of most cells, then of most sample seeds, then the first by their text."""
+    """Return the settings of most cells, then of most sample seeds, then the first as text."""
     num_cells: Counter[tuple[str, ...]] = Counter()
     num_seeds: Counter[tuple[str, ...]] = Counter()
     example: dict[tuple[str, ...], Record] = {}
