@@ -1,182 +1,222 @@
-"""What the examples share: images with classes, a short training, and a comparison."""
+"""Train a classifier with or without a shared attention unit, by the paper's recipe.
+
+    python -m examples.classification --workdir runs/digits --data digits --unit dia_lstm
+    python -m examples.classification --workdir runs/r164 --model resnet --depth 164 \
+        --data cifar100 --path data --unit dia_lstm
+    accelerate launch -m examples.classification --workdir runs/r50 --model tv_resnet50 \
+        --data folder --path IMAGENET --recipe imagenet --unit dia_lstm_light
+
+The same command again goes on after the last whole epoch. metrics.jsonl has a line an epoch,
+record.json what came out. `python -m examples.classification_sweep` compares units over seeds.
+"""
 
 import argparse
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from uvit_dia.data.images import ImageSet, to_model_range
-from uvit_dia.data.sources import load_image_set
-from uvit_dia.models.other_backbones.hooks import SharedAttention
+from examples.classification_data import DATA_NAMES, Batch, ClassData, Share, load_data
+from examples.classification_models import MODEL_NAMES, Images, add_unit, make_classifier
+from examples.classification_recipes import RECIPES, Recipe
+from examples.training import MAX_GRAD_NORM, fit
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import InputError
 
-SPLIT_SEED = 0  # of digits, which have no test set of their own; the same whatever --seed is
-NUM_TEST_DIGITS = 360
-TEST_BATCH_SIZE = 512
-MIN_BATCH_SIZE = 2  # batch normalisation has nothing to do with one image
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Classes:
-    """Images of ten classes, split for training and testing.
-
-    Attributes:
-        name: what the set is called.
-        train: training images and labels.
-        test: test images and labels.
-    """
-
-    name: str
-    train: ImageSet
-    test: ImageSet
-
-    @property
-    def in_chans(self) -> int:
-        """Channels of the images."""
-        return self.train.images.shape[1]
-
-    @property
-    def img_size(self) -> int:
-        """Side of the images in pixels."""
-        return self.train.images.shape[2]
-
-
-def read_input(description: str, num_epochs: int) -> tuple[argparse.Namespace, Classes]:
-    """Read the command line and the images.
-
-    What does not fit ends the program with one line and exit code 2.
+class Classification:
+    """A classifier in training, as `training.fit` takes it.
 
     Args:
-        description: the first lines of --help.
-        num_epochs: the default of --num_epochs.
+        model: maps images to logits (B, K).
+        data: images with classes.
+        recipe: of the training.
+        facts: all that the run is.
+        seed: of the run.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--unit", default="dia_lstm", choices=ATTENTION_NAMES[1:])
-    parser.add_argument("--unshared", action="store_true", help="one unit a block, not one a stage")
-    parser.add_argument("--cifar10", metavar="FOLDER", help="that holds cifar-10-binary.tar.gz")
-    parser.add_argument("--num_epochs", type=int, default=num_epochs)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0, help="of weights and of the images' order")
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    if arguments.num_epochs < 1:
-        parser.error(f"--num_epochs {arguments.num_epochs}: allowed is 1 or more")
-    if not 0 <= arguments.seed <= MAX_SEED:
-        parser.error(f"--seed {arguments.seed}: allowed is 0 to {MAX_SEED}")
-    if not _is_usable(arguments.device):
-        parser.error(f"--device {arguments.device}: torch cannot use it here")
-    try:
-        classes = load_classes(arguments.cifar10)
-    except InputError as error:
-        parser.error(str(error))
-    most = len(classes.train)
-    if not MIN_BATCH_SIZE <= arguments.batch_size <= most:
-        parser.error(
-            f"--batch_size {arguments.batch_size}: allowed is {MIN_BATCH_SIZE} to {most}, the"
-            " training images"
+
+    max_grad_norm = MAX_GRAD_NORM
+
+    def __init__(
+        self, model: nn.Module, data: ClassData, recipe: Recipe, facts: dict, seed: int
+    ) -> None:
+        self.model, self.data, self.recipe = model, data, recipe
+        self.facts, self.seed, self.num_epochs = facts, seed, recipe.num_epochs
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Make the recipe's optimizer."""
+        return self.recipe.make_optimizer(self.model)
+
+    def lr_factor(self, epoch: float) -> float:
+        """Return the share of the highest learning rate at a point of the run, in epochs."""
+        return self.recipe.lr_factor(epoch)
+
+    def num_batches(self) -> int:
+        """Return how many steps an epoch has."""
+        return self.data.num_batches()
+
+    def batches(self, epoch: int, accelerator: Accelerator) -> Iterator[Batch]:
+        """Yield this process's share of each batch of an epoch."""
+        share = Share(accelerator.process_index, accelerator.num_processes, accelerator.device)
+        return self.data.batches(epoch, share)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy of a batch, ()."""
+        images, labels = batch
+        return F.cross_entropy(
+            model(images).float(), labels, label_smoothing=self.recipe.label_smoothing
         )
-    return arguments, classes
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, Any]:
+        """Return accuracy in percent and mean cross-entropy on the test set."""
+        correct = count = 0
+        total = 0.0
+        for images, labels in self.data.test_batches(device):
+            logits = model(images).float()
+            correct += int((logits.argmax(dim=1) == labels).sum())
+            total += float(F.cross_entropy(logits, labels, reduction="sum"))
+            count += len(labels)
+        return {"accuracy": 100 * correct / count, "test_loss": total / count, "num_test": count}
 
 
-def _is_usable(device: str) -> bool:
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError):  # the latter where torch was built without it
-        return False
-    return True
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m examples.classification",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--workdir", required=True, help="folder of the run")
+    made.add_argument("--data", default="digits", choices=DATA_NAMES)
+    made.add_argument("--path", default="", help="where the data lie")
+    made.add_argument("--num_train", type=int, help="training images that are used, not all")
+    made.add_argument("--model", default="resnet", choices=MODEL_NAMES)
+    made.add_argument("--depth", type=int, default=20, help="layers of --model resnet")
+    made.add_argument("--unit", default="none", help=", ".join(ATTENTION_NAMES))
+    made.add_argument("--unshared", action="store_true", help="one unit a block, not one a stage")
+    made.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the unit"
+    )
+    made.add_argument("--no_norm", action="store_true", help="blocks without normalisation")
+    made.add_argument("--no_skip", action="store_true", help="blocks without skip connections")
+    made.add_argument("--no_augmentation", action="store_true", help="neither crops nor flips")
+    made.add_argument("--recipe", choices=RECIPES, help="default: by the data")
+    made.add_argument("--num_epochs", type=int)
+    made.add_argument("--batch_size", type=int)
+    made.add_argument("--learning_rate", type=float)
+    made.add_argument("--seed", type=int, default=0, help="of weights, order, crops and flips")
+    return made
 
 
-def load_classes(cifar10: str | None) -> Classes:
-    """Read scikit-learn's digits, or CIFAR-10 from a folder.
+def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
+    """Return the recipe of a command line.
 
     Raises:
-        InputError: if CIFAR-10 is not there.
+        InputError: if a number is out of its range.
     """
-    if cifar10 is not None:
-        sets = [
-            load_image_set("cifar10", cifar10, split, img_size=32, in_chans=3)
-            for split in ("train", "test")
-        ]
-        train, test = sets
-        assert train is not None  # CIFAR-10 has both splits
-        assert test is not None
-        return Classes("CIFAR-10", train, test)
-    digits = load_image_set("digits", "", "train", img_size=8, in_chans=1)
-    assert digits is not None  # digits come with scikit-learn
-    assert digits.labels is not None
-    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    parts = [
-        ImageSet("digits", digits.images[rows], digits.labels[rows])
-        for rows in (order[NUM_TEST_DIGITS:], order[:NUM_TEST_DIGITS])
-    ]
-    return Classes("digits", *parts)
+    by_data = {"digits": "digits", "folder": "imagenet"}
+    recipe = RECIPES[arguments.recipe or by_data.get(arguments.data, "cifar")]
+    for name, least in (("num_epochs", 1), ("batch_size", 2), ("learning_rate", 0.0)):
+        value = getattr(arguments, name)
+        if value is None:
+            continue
+        if not least <= value < 1e6:
+            raise InputError(f"--{name} {value}: allowed is {least} or more, below a million")
+        recipe = replace(recipe, **{name: value})
+    return recipe
 
 
-def train(model: nn.Module, images: ImageSet, arguments: argparse.Namespace) -> None:
-    """Train with AdamW, one cycle of the learning rate and cross-entropy."""
-    x, labels = _tensors(images, arguments.device)
-    steps_per_epoch = len(x) // arguments.batch_size
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=2e-3, total_steps=arguments.num_epochs * steps_per_epoch
+def read_options(texts: list[str]) -> dict[str, object]:
+    """Return the options of a unit: numbers where they read as numbers, words else.
+
+    Raises:
+        InputError: if one is not KEY=VALUE.
+    """
+    options: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise InputError(f"--option {text}: must be KEY=VALUE, such as reduction=16")
+        options[key] = value
+        for kind in (int, float):
+            try:
+                options[key] = kind(value)
+            except ValueError:
+                continue
+            break
+    return options
+
+
+def make_task(arguments: argparse.Namespace) -> Classification:
+    """Make what a command line asks for: data, network, unit.
+
+    Raises:
+        InputError: if something does not fit.
+    """
+    if not 0 <= arguments.seed <= MAX_SEED:
+        raise InputError(f"--seed {arguments.seed}: allowed is 0 to {MAX_SEED}")
+    recipe, options = chosen_recipe(arguments), read_options(arguments.option)
+    data = load_data(
+        arguments.data,
+        arguments.path,
+        recipe,
+        augments=not arguments.no_augmentation,
+        seed=arguments.seed,
+        num_train=arguments.num_train,
     )
-    orders = torch.Generator().manual_seed(arguments.seed)
-    model.train()
-    for _ in range(arguments.num_epochs):
-        order = torch.randperm(len(x), generator=orders)
-        for rows in order[: steps_per_epoch * arguments.batch_size].split(arguments.batch_size):
-            loss = F.cross_entropy(model(x[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: ImageSet, device: str) -> float:
-    """Return the share of images whose class is found, in percent."""
-    x, labels = _tensors(images, device)
-    model.eval()
-    logits = torch.cat([model(part) for part in x.split(TEST_BATCH_SIZE)])
-    return 100 * (logits.argmax(dim=1) == labels).float().mean().item()
-
-
-def compare(
-    name: str,
-    classes: Classes,
-    make_model: Callable[[], nn.Module],
-    put_unit: Callable[[nn.Module], SharedAttention],
-    arguments: argparse.Namespace,
-) -> None:
-    """Train a model without and with the unit from the same weights, and print what came out."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    for has_unit in (False, True):
-        torch.manual_seed(arguments.seed)
-        model = make_model()
-        num_weights = put_unit(model).num_weights() if has_unit else 0
-        torch.manual_seed(arguments.seed)  # what drops while training
-        started = time.monotonic()
-        train(model.to(arguments.device), classes.train, arguments)
-        seconds = time.monotonic() - started
-        found = accuracy(model, classes.test, arguments.device)
-        label = f"with {arguments.unit}" if has_unit else "without a unit"
-        print(
-            f"{name} on {classes.name}, {label}: test accuracy {found:.2f} % of"
-            f" {len(classes.test)} images, {num_weights:,} added weights,"
-            f" {arguments.num_epochs} epochs in {seconds:.0f} s"
+    images = Images(data.in_chans, data.img_size, data.num_classes)
+    torch.manual_seed(arguments.seed)
+    classifier = make_classifier(
+        arguments.model,
+        images,
+        depth=arguments.depth,
+        has_norm=not arguments.no_norm,
+        has_skip=not arguments.no_skip,
+    )
+    num_weights = 0
+    if arguments.unit != "none":
+        unit = add_unit(
+            classifier, images, arguments.unit, shared=not arguments.unshared, options=options
         )
-    print(
-        "A minute of training with one seed shows that the unit trains here, and nothing about the"
-        " paper's claim."
-    )
+        num_weights = unit.num_weights()
+    elif options or arguments.unshared:
+        raise InputError("--option and --unshared are of a unit; give --unit")
+    moves = ("workdir", "path")  # a run and its data may lie elsewhere when it goes on
+    facts = {
+        **{name: value for name, value in vars(arguments).items() if name not in moves},
+        "train_sha256": data.fingerprint(),
+        "recipe": asdict(recipe),
+        "num_train": data.num_batches() * recipe.batch_size,
+        "unit_weights": num_weights,
+        "weights": sum(p.numel() for p in classifier.model.parameters()),
+    }
+    return Classification(classifier.model, data, recipe, facts, arguments.seed)
 
 
-def _tensors(images: ImageSet, device: str) -> tuple[Tensor, Tensor]:
-    assert images.labels is not None  # both sets have classes
-    return to_model_range(images.images).to(device), images.labels.to(device)
+def main(argv: list[str] | None = None) -> None:
+    """Train as the command line says; wrong input ends with one line and exit code 2."""
+    arguments = parser().parse_args(argv)
+    try:
+        accelerator = Accelerator()
+        task = make_task(arguments)
+        if task.recipe.batch_size % accelerator.num_processes:
+            raise InputError(
+                f"--batch_size {task.recipe.batch_size} is not divisible by "
+                f"{accelerator.num_processes} processes"
+            )
+        fit(task, Path(arguments.workdir).expanduser(), accelerator)
+    except InputError as error:
+        print(f"classification: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

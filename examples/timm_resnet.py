@@ -5,7 +5,7 @@ arXiv:2210.16101). Needs timm: `pip install -e '.[examples]'`.
 """
 
 import timm
-from classification import compare, read_input
+from quick_comparison import compare, read_input
 from torch import nn
 
 from uvit_dia import share_attention

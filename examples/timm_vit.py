@@ -7,7 +7,7 @@ The unit stands between Norm and MLP of each block, as in Table IX of arXiv:2210
 """
 
 import timm
-from classification import compare, read_input
+from quick_comparison import compare, read_input
 from torch import nn
 
 from uvit_dia import share_attention

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import uvit_dia
-from examples.classification import read_input
+from examples.quick_comparison import read_input
 from examples.resnet import (
     Bottleneck,
     PreActBottleneck,
