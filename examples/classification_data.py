@@ -6,6 +6,7 @@ images are decoded by torchvision in worker processes, whose draws follow from s
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ NUM_TEST_DIGITS = 360
 SPLIT_SEED = 0  # of digits, which have no test set of their own; the same whatever the run's seed
 TEST_BATCH_SIZE = 500
 FOLDER_SIDE = 224
-NUM_WORKERS = 4
+NUM_WORKERS = min(4, os.cpu_count() or 1)  # that decode images
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float32, labels (B,) int64
 
