@@ -41,15 +41,24 @@ class Classification:
         recipe: of the training.
         facts: all that the run is.
         seed: of the run.
+        eval_every_epochs: distance between evaluations.
     """
 
     max_grad_norm = MAX_GRAD_NORM
 
     def __init__(
-        self, model: nn.Module, data: ClassData, recipe: Recipe, facts: dict, seed: int
+        self,
+        model: nn.Module,
+        data: ClassData,
+        recipe: Recipe,
+        facts: dict[str, Any],
+        *,
+        seed: int,
+        eval_every_epochs: int = 1,
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self.facts, self.seed, self.num_epochs = facts, seed, recipe.num_epochs
+        self.eval_every_epochs = eval_every_epochs
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Make the recipe's optimizer."""
@@ -112,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--num_epochs", type=int)
     made.add_argument("--batch_size", type=int)
     made.add_argument("--learning_rate", type=float)
+    made.add_argument("--eval_every_epochs", type=int, default=1)
     made.add_argument("--seed", type=int, default=0, help="of weights, order, crops and flips")
     return made
 
@@ -163,6 +173,8 @@ def make_task(arguments: argparse.Namespace) -> Classification:
     """
     if not 0 <= arguments.seed <= MAX_SEED:
         raise InputError(f"--seed {arguments.seed}: allowed is 0 to {MAX_SEED}")
+    if arguments.eval_every_epochs < 1:
+        raise InputError(f"--eval_every_epochs {arguments.eval_every_epochs}: allowed is 1 or more")
     recipe, options = chosen_recipe(arguments), read_options(arguments.option)
     data = load_data(
         arguments.data,
@@ -198,7 +210,14 @@ def make_task(arguments: argparse.Namespace) -> Classification:
         "unit_weights": num_weights,
         "weights": sum(p.numel() for p in classifier.model.parameters()),
     }
-    return Classification(classifier.model, data, recipe, facts, arguments.seed)
+    return Classification(
+        classifier.model,
+        data,
+        recipe,
+        facts,
+        seed=arguments.seed,
+        eval_every_epochs=arguments.eval_every_epochs,
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -38,6 +38,7 @@ class Task(Protocol):
         facts: all that the run is, as JSON's types; a resumed run must have the same.
         seed: of everything random after the first weights.
         num_epochs: length of the run.
+        eval_every_epochs: distance between evaluations; there is one at the end in any case.
         max_grad_norm: to which gradients are clipped; `MAX_GRAD_NORM` for not at all.
     """
 
@@ -45,6 +46,7 @@ class Task(Protocol):
     facts: Mapping[str, object]
     seed: int
     num_epochs: int
+    eval_every_epochs: int
     max_grad_norm: float
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -96,7 +98,7 @@ def fit(task: Task, folder: Path, accelerator: Accelerator) -> dict[str, Any]:
         line: dict[str, Any] = {"epoch": epoch + 1, "train_loss": mean_loss, "grad_norm": norm}
         if mean_loss is None:
             line["diverged"] = True
-        elif accelerator.is_main_process:
+        elif _is_evaluated(epoch + 1, task) and accelerator.is_main_process:
             plain = accelerator.unwrap_model(model).eval()
             with torch.no_grad():
                 line |= task.evaluate(plain, accelerator.device)
@@ -140,6 +142,10 @@ def _train_epoch(
     return (loss_sum if math.isfinite(loss_sum) else None), (
         norm_sum if math.isfinite(norm_sum) else None
     )
+
+
+def _is_evaluated(epoch: int, task: Task) -> bool:
+    return epoch % task.eval_every_epochs == 0 or epoch == task.num_epochs
 
 
 def _has_diverged(lines: list[dict[str, Any]]) -> bool:

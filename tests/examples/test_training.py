@@ -18,6 +18,7 @@ class Line:
 
     seed = 5
     num_epochs = 4
+    eval_every_epochs = 1
     max_grad_norm = MAX_GRAD_NORM
 
     def __init__(self, *, fails_at: int | None = None, diverges_at: int | None = None) -> None:
@@ -84,6 +85,14 @@ def test_the_learning_rate_follows_the_task(tmp_path: Path) -> None:
     task = Line()
     fit(task, tmp_path / "run", Accelerator())
     assert task.factors == pytest.approx([i / 3 for i in range(12)])
+
+
+def test_evaluations_may_be_rarer(tmp_path: Path) -> None:
+    task = Line()
+    task.num_epochs, task.eval_every_epochs = 5, 2
+    fit(task, tmp_path / "run", Accelerator())
+    lines = without_times(tmp_path / "run")
+    assert [line["epoch"] for line in lines if "bias" in line] == [2, 4, 5]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -94,7 +94,10 @@ def target_width(model: nn.Module, name: str, output: object, channels_last: boo
         if type(getattr(module, attribute, None)) is int:
             return getattr(module, attribute)
     shape: Any = getattr(module, "normalized_shape", None)
-    return int(shape[0]) if isinstance(shape, list | tuple) and len(shape) == 1 else None
+    if isinstance(shape, list | tuple) and len(shape) == 1:
+        return int(shape[0])
+    means = getattr(module, "running_mean", None)  # torchvision's FrozenBatchNorm2d
+    return len(means) if isinstance(means, Tensor) and means.ndim == 1 else None
 
 
 def common_width(
