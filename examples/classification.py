@@ -26,6 +26,7 @@ from examples.classification_data import DATA_NAMES, Batch, ClassData, Share, lo
 from examples.classification_models import MODEL_NAMES, Images, add_unit, make_classifier
 from examples.classification_recipes import RECIPES, Recipe
 from examples.training import MAX_GRAD_NORM, fit
+from examples.unit_options import read_options
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import InputError
 
@@ -142,27 +143,6 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
             raise InputError(f"--{name} {value}: allowed is {least} or more, below a million")
         recipe = replace(recipe, **{name: value})
     return recipe
-
-
-def read_options(texts: list[str]) -> dict[str, object]:
-    """Return the options of a unit: numbers where they read as numbers, words else.
-
-    Raises:
-        InputError: if one is not KEY=VALUE.
-    """
-    options: dict[str, object] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals and value):
-            raise InputError(f"--option {text}: must be KEY=VALUE, such as reduction=16")
-        options[key] = value
-        for kind in (int, float):
-            try:
-                options[key] = kind(value)
-            except ValueError:
-                continue
-            break
-    return options
 
 
 def make_task(arguments: argparse.Namespace) -> Classification:

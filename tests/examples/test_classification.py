@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from examples.classification import chosen_recipe, main, make_task, parser, read_options
+from examples.classification import chosen_recipe, main, make_task, parser
 from examples.classification_data import ImagesInMemory, Share, load_data
 from examples.classification_models import Images, add_unit, make_classifier
 from examples.classification_recipes import RECIPES, Recipe
 from examples.resnet import BasicBlock, Bottleneck, ResNeXtBottleneck
+from examples.unit_options import read_options
 from uvit_dia.data.images import ImageSet
 from uvit_dia.system.errors import InputError
 
