@@ -6,6 +6,7 @@ sum (Eq. 4 of arXiv:2210.16101).
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -83,9 +84,10 @@ def make_detector(
 def _load(resnet: nn.Module, path: Path) -> None:
     try:
         resnet.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+        reason = clip(" ".join(str(error).split()), 80)
         raise InputError(
-            f"--weights {path}: no weights of torchvision's ResNet: {clip(error, 80)}"
+            f"--weights {path}: no weights of torchvision's ResNet: {reason}"
         ) from error
 
 
