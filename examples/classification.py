@@ -12,7 +12,7 @@ record.json what came out. `python -m examples.classification_sweep` compares un
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ class Classification:
         eval_every_epochs: int = 1,
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
-        self.facts, self.seed, self.num_epochs = facts, seed, recipe.num_epochs
+        self.facts: Mapping[str, object] = facts
+        self.seed, self.num_epochs = seed, recipe.num_epochs
         self.eval_every_epochs = eval_every_epochs
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -104,10 +105,16 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--workdir", required=True, help="folder of the run")
     made.add_argument("--data", default="digits", choices=DATA_NAMES)
     made.add_argument("--path", default="", help="where the data lie")
     made.add_argument("--num_train", type=int, help="training images that are used, not all")
+    add_network_arguments(made)
+    add_training_arguments(made)
+    return made
+
+
+def add_network_arguments(made: argparse.ArgumentParser) -> None:
+    """Add what chooses the network and its unit."""
     made.add_argument("--model", default="resnet", choices=MODEL_NAMES)
     made.add_argument("--depth", type=int, default=20, help="layers of --model resnet")
     made.add_argument("--unit", default="none", help=", ".join(ATTENTION_NAMES))
@@ -117,6 +124,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--no_norm", action="store_true", help="blocks without normalisation")
     made.add_argument("--no_skip", action="store_true", help="blocks without skip connections")
+
+
+def add_training_arguments(made: argparse.ArgumentParser) -> None:
+    """Add the run's folder, and what chooses how it is trained."""
+    made.add_argument("--workdir", required=True, help="folder of the run")
     made.add_argument("--no_augmentation", action="store_true", help="neither crops nor flips")
     made.add_argument("--recipe", choices=RECIPES, help="default: by the data")
     made.add_argument("--num_epochs", type=int)
@@ -124,7 +136,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--learning_rate", type=float)
     made.add_argument("--eval_every_epochs", type=int, default=1)
     made.add_argument("--seed", type=int, default=0, help="of weights, order, crops and flips")
-    return made
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
@@ -133,7 +144,7 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     Raises:
         InputError: if a number is out of its range.
     """
-    by_data = {"digits": "digits", "folder": "imagenet"}
+    by_data = {"digits": "digits", "folder": "imagenet", "xray": "xray"}
     recipe = RECIPES[arguments.recipe or by_data.get(arguments.data, "cifar")]
     for name, least in (("num_epochs", 1), ("batch_size", 2), ("learning_rate", 0.0)):
         value = getattr(arguments, name)
@@ -142,29 +153,20 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
         if not least <= value < 1e6:
             raise InputError(f"--{name} {value}: allowed is {least} or more, below a million")
         recipe = replace(recipe, **{name: value})
-    return recipe
-
-
-def make_task(arguments: argparse.Namespace) -> Classification:
-    """Make what a command line asks for: data, network, unit.
-
-    Raises:
-        InputError: if something does not fit.
-    """
     if not 0 <= arguments.seed <= MAX_SEED:
         raise InputError(f"--seed {arguments.seed}: allowed is 0 to {MAX_SEED}")
     if arguments.eval_every_epochs < 1:
         raise InputError(f"--eval_every_epochs {arguments.eval_every_epochs}: allowed is 1 or more")
-    recipe, options = chosen_recipe(arguments), read_options(arguments.option)
-    data = load_data(
-        arguments.data,
-        arguments.path,
-        recipe,
-        augments=not arguments.no_augmentation,
-        seed=arguments.seed,
-        num_train=arguments.num_train,
-    )
-    images = Images(data.in_chans, data.img_size, data.num_classes)
+    return recipe
+
+
+def make_network(arguments: argparse.Namespace, images: Images) -> tuple[nn.Module, int]:
+    """Make the network of a command line; return it and how many weights its units have.
+
+    Raises:
+        InputError: if something does not fit.
+    """
+    options = read_options(arguments.option)
     torch.manual_seed(arguments.seed)
     classifier = make_classifier(
         arguments.model,
@@ -181,6 +183,26 @@ def make_task(arguments: argparse.Namespace) -> Classification:
         num_weights = unit.num_weights()
     elif options or arguments.unshared:
         raise InputError("--option and --unshared are of a unit; give --unit")
+    return classifier.model, num_weights
+
+
+def make_task(arguments: argparse.Namespace) -> Classification:
+    """Make what a command line asks for: data, network, unit.
+
+    Raises:
+        InputError: if something does not fit.
+    """
+    recipe = chosen_recipe(arguments)
+    data = load_data(
+        arguments.data,
+        arguments.path,
+        recipe,
+        augments=not arguments.no_augmentation,
+        seed=arguments.seed,
+        num_train=arguments.num_train,
+    )
+    images = Images(data.in_chans, data.img_size, data.num_classes)
+    model, num_weights = make_network(arguments, images)
     moves = ("workdir", "path")  # a run and its data may lie elsewhere when it goes on
     facts = {
         **{name: value for name, value in vars(arguments).items() if name not in moves},
@@ -188,10 +210,10 @@ def make_task(arguments: argparse.Namespace) -> Classification:
         "recipe": asdict(recipe),
         "num_train": data.num_batches() * recipe.batch_size,
         "unit_weights": num_weights,
-        "weights": sum(p.numel() for p in classifier.model.parameters()),
+        "weights": sum(p.numel() for p in model.parameters()),
     }
     return Classification(
-        classifier.model,
+        model,
         data,
         recipe,
         facts,
@@ -200,12 +222,19 @@ def make_task(arguments: argparse.Namespace) -> Classification:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train as the command line says; wrong input ends with one line and exit code 2."""
-    arguments = parser().parse_args(argv)
+def train(
+    name: str, arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Classification]
+) -> None:
+    """Train as a command line says; wrong input ends with one line and exit code 2.
+
+    Args:
+        name: of the command, for the line.
+        arguments: of its parser.
+        make: makes what is trained.
+    """
     try:
         accelerator = Accelerator()
-        task = make_task(arguments)
+        task = make(arguments)
         if task.recipe.batch_size % accelerator.num_processes:
             raise InputError(
                 f"--batch_size {task.recipe.batch_size} is not divisible by "
@@ -213,8 +242,13 @@ def main(argv: list[str] | None = None) -> None:
             )
         fit(task, Path(arguments.workdir).expanduser(), accelerator)
     except InputError as error:
-        print(f"classification: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    train("classification", parser().parse_args(argv), make_task)
 
 
 if __name__ == "__main__":

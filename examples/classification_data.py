@@ -26,6 +26,7 @@ DATA_NAMES = (*IN_MEMORY, "stl10", "folder")
 NUM_TEST_DIGITS = 360
 SPLIT_SEED = 0  # of digits, which have no test set of their own; the same whatever the run's seed
 TEST_BATCH_SIZE = 500
+MEASURED_AT_A_TIME = 1000
 FOLDER_SIDE = 224
 NUM_WORKERS = min(4, os.cpu_count() or 1)  # that decode images
 
@@ -86,9 +87,8 @@ class ImagesInMemory:
         assert train.labels is not None  # looked at above
         assert test.labels is not None
         self.num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-        pixels = train.images.double() / 255
-        self._mean = pixels.mean(dim=(0, 2, 3))[:, None, None].float()
-        self._std = pixels.std(dim=(0, 2, 3))[:, None, None].float()
+        mean, std = mean_and_std(train.images)
+        self._mean, self._std = mean[:, None, None].float(), std[:, None, None].float()
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the training images, as hex digits."""
@@ -106,12 +106,13 @@ class ImagesInMemory:
         rows = range(share.rank * size // share.ranks, (share.rank + 1) * size // share.ranks)
         for batch in range(self.num_batches()):
             chosen = order[batch * size :][rows.start : rows.stop]
-            images = self._normalised(self.train.images[chosen])
+            images = self.normalised(self.train.images[chosen])
             if self.augments:
                 images = self._augmented(images, epoch * self.num_batches() + batch, rows)
             yield images.to(share.device), labels[chosen].to(share.device)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return uint8 images (B, C, H, W) as the network takes them, by the training set."""
         return (images.float() / 255 - self._mean) / self._std
 
     def _augmented(self, images: Tensor, step: int, rows: range) -> Tensor:
@@ -143,7 +144,25 @@ class ImagesInMemory:
             strict=True,
         )
         for images, labels in parts:
-            yield self._normalised(images).to(device), labels.to(device)
+            yield self.normalised(images).to(device), labels.to(device)
+
+
+def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, (C,) float64, of pixels in [0, 1].
+
+    Sums are whole numbers, taken in parts: a large set is never in memory as floats.
+
+    Args:
+        images: (N, C, H, W) uint8.
+    """
+    totals = torch.zeros(2, images.shape[1], dtype=torch.int64)
+    for part in images.split(MEASURED_AT_A_TIME):
+        pixels = part.long()
+        totals += torch.stack([pixels.sum(dim=(0, 2, 3)), (pixels**2).sum(dim=(0, 2, 3))])
+    count = images.numel() // images.shape[1]
+    total, squares = totals.double()
+    variance = (squares - total**2 / count) / (count - 1)
+    return total / count / 255, variance.sqrt() / 255
 
 
 class ImageFolders:

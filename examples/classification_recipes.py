@@ -76,4 +76,15 @@ RECIPES = {
     ),
     # 8x8 digits: a mirrored 2 is no 2
     "digits": Recipe(batch_size=64, num_epochs=30, flip=False),
+    # Adam at 1e-3 in batches of 16, as CheXNet (arXiv:1711.05225) has it; mirrored, a heart is on
+    # the wrong side
+    "xray": Recipe(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        batch_size=16,
+        num_epochs=30,
+        milestones=(),
+        warmup_epochs=1,
+        flip=False,
+    ),
 }

@@ -55,7 +55,7 @@ def coco_metrics(images: CocoSet, results: Sequence[dict[str, Any]]) -> dict[str
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise InputError(
-            "COCO's metrics need the package pycocotools; pip install 'uvit_dia[detection]'"
+            "COCO's metrics need the package pycocotools; pip install 'uvit_dia[examples]'"
         ) from error
     if not results:
         return dict.fromkeys(NAMES, 0.0)

@@ -98,7 +98,7 @@ def test_crops_and_flips_are_parts_of_the_padded_image() -> None:
 
 def test_pixels_have_mean_0_and_deviation_1() -> None:
     data = in_memory(augments=False)
-    pixels = data._normalised(data.train.images)
+    pixels = data.normalised(data.train.images)
     torch.testing.assert_close(pixels.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(pixels.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
 

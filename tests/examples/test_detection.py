@@ -21,15 +21,6 @@ from uvit_dia.system.errors import InputError
 pytest.importorskip("torchvision")
 SMALL = ["--detector", "retinanet", "--backbone", "resnet18"]
 SMALL += ["--img_size", "32", "--smallest_anchor", "8"]
-    "--detector",
-    "retinanet",
-    "--backbone",
-    "resnet18",
-    "--img_size",
-    "32",
-    "--smallest_anchor",
-    "8",
-]
 
 
 @pytest.fixture(scope="module")
