@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from examples.classification_data import DATA_NAMES, Batch, ClassData, Share, load_data
 from examples.classification_models import MODEL_NAMES, Images, add_unit, make_classifier
-from examples.classification_recipes import RECIPES, Recipe
+from examples.classification_recipes import RECIPES, ByRecipe, Recipe
 from examples.training import MAX_GRAD_NORM, train
 from examples.unit_options import read_options
 from uvit_dia.models.units.registry import ATTENTION_NAMES
@@ -31,7 +31,7 @@ from uvit_dia.system.errors import InputError
 MAX_SEED = 2**31 - 1
 
 
-class Classification:
+class Classification(ByRecipe):
     """A classifier in training, as `training.fit` takes it.
 
     Args:
@@ -59,14 +59,6 @@ class Classification:
         self.facts: Mapping[str, object] = facts
         self.seed, self.num_epochs, self.batch_size = seed, recipe.num_epochs, recipe.batch_size
         self.eval_every_epochs = eval_every_epochs
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """Make the recipe's optimizer."""
-        return self.recipe.make_optimizer(self.model)
-
-    def lr_factor(self, epoch: float) -> float:
-        """Return the share of the highest learning rate at a point of the run, in epochs."""
-        return self.recipe.lr_factor(epoch)
 
     def num_batches(self) -> int:
         """Return how many steps an epoch has."""

@@ -21,7 +21,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from examples.classification_data import ImagesInMemory, load_data
-from examples.classification_recipes import Recipe
+from examples.classification_recipes import ByRecipe, Recipe
 from examples.training import train
 from examples.unit_options import read_options
 from uvit_dia import share_attention
@@ -117,7 +117,7 @@ class NoisedImages:
     timesteps: Tensor
 
 
-class Denoising:
+class Denoising(ByRecipe):
     """A UNet in training, as `training.fit` takes it.
 
     Args:
@@ -144,14 +144,6 @@ class Denoising:
         self.model, self.data, self.recipe = model, data, recipe
         self.facts, self.seed, self.eval_every_epochs = facts, seed, eval_every_epochs
         self.num_epochs, self.batch_size = recipe.num_epochs, recipe.batch_size
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """Make the recipe's optimizer."""
-        return self.recipe.make_optimizer(self.model)
-
-    def lr_factor(self, epoch: float) -> float:
-        """Return the share of the highest learning rate at a point of the run, in epochs."""
-        return self.recipe.lr_factor(epoch)
 
     def num_batches(self) -> int:
         """Return how many steps an epoch has."""
