@@ -11,10 +11,8 @@ record.json what came out. `python -m examples.classification_sweep` compares un
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +22,8 @@ from torch import Tensor, nn
 
 from examples.classification_data import DATA_NAMES, Batch, ClassData, Share, load_data
 from examples.classification_models import MODEL_NAMES, Images, add_unit, make_classifier
-from examples.classification_recipes import RECIPES, Recipe
-from examples.training import MAX_GRAD_NORM, fit
+from examples.classification_recipes import RECIPES, ByRecipe, Recipe
+from examples.training import MAX_GRAD_NORM, train
 from examples.unit_options import read_options
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.system.errors import InputError
@@ -33,7 +31,7 @@ from uvit_dia.system.errors import InputError
 MAX_SEED = 2**31 - 1
 
 
-class Classification:
+class Classification(ByRecipe):
     """A classifier in training, as `training.fit` takes it.
 
     Args:
@@ -59,16 +57,8 @@ class Classification:
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self.facts: Mapping[str, object] = facts
-        self.seed, self.num_epochs = seed, recipe.num_epochs
+        self.seed, self.num_epochs, self.batch_size = seed, recipe.num_epochs, recipe.batch_size
         self.eval_every_epochs = eval_every_epochs
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """Make the recipe's optimizer."""
-        return self.recipe.make_optimizer(self.model)
-
-    def lr_factor(self, epoch: float) -> float:
-        """Return the share of the highest learning rate at a point of the run, in epochs."""
-        return self.recipe.lr_factor(epoch)
 
     def num_batches(self) -> int:
         """Return how many steps an epoch has."""
@@ -222,33 +212,10 @@ def make_task(arguments: argparse.Namespace) -> Classification:
     )
 
 
-def train(
-    name: str, arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Classification]
-) -> None:
-    """Train as a command line says; wrong input ends with one line and exit code 2.
-
-    Args:
-        name: of the command, for the line.
-        arguments: of its parser.
-        make: makes what is trained.
-    """
-    try:
-        accelerator = Accelerator()
-        task = make(arguments)
-        if task.recipe.batch_size % accelerator.num_processes:
-            raise InputError(
-                f"--batch_size {task.recipe.batch_size} is not divisible by "
-                f"{accelerator.num_processes} processes"
-            )
-        fit(task, Path(arguments.workdir).expanduser(), accelerator)
-    except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    train("classification", parser().parse_args(argv), make_task)
+    """Train as the command line says; wrong input ends with one line and exit code 2."""
+    arguments = parser().parse_args(argv)
+    train("classification", lambda: make_task(arguments), arguments.workdir)
 
 
 if __name__ == "__main__":

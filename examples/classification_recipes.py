@@ -60,6 +60,21 @@ class Recipe:
         return 0.1 ** sum(progress >= milestone for milestone in self.milestones)
 
 
+class ByRecipe:
+    """The part of a `training.Task` that a recipe decides."""
+
+    model: nn.Module
+    recipe: Recipe
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Make the recipe's optimizer."""
+        return self.recipe.make_optimizer(self.model)
+
+    def lr_factor(self, epoch: float) -> float:
+        """Return the share of the highest learning rate at a point of the run, in epochs."""
+        return self.recipe.lr_factor(epoch)
+
+
 RECIPES = {
     "cifar": Recipe(),
     "imagenet": Recipe(batch_size=256, num_epochs=100, milestones=(0.3, 0.6, 0.9), crop="resized"),

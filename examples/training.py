@@ -14,8 +14,9 @@ import io
 import json
 import math
 import platform
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ class Task(Protocol):
         facts: all that the run is, as JSON's types; a resumed run must have the same.
         seed: of everything random after the first weights.
         num_epochs: length of the run.
+        batch_size: global.
         eval_every_epochs: distance between evaluations; there is one at the end in any case.
         max_grad_norm: to which gradients are clipped; `MAX_GRAD_NORM` for not at all.
     """
@@ -46,6 +48,7 @@ class Task(Protocol):
     facts: Mapping[str, object]
     seed: int
     num_epochs: int
+    batch_size: int
     eval_every_epochs: int
     max_grad_norm: float
 
@@ -113,6 +116,28 @@ def fit(task: Task, folder: Path, accelerator: Accelerator) -> dict[str, Any]:
         write_json(folder / "record.json", record)
     accelerator.wait_for_everyone()
     return record
+
+
+def train(name: str, make: Callable[[], Task], workdir: str) -> None:
+    """Train as a command; wrong input ends with one line and exit code 2.
+
+    Args:
+        name: of the command, for the line.
+        make: makes what is trained.
+        workdir: folder of the run.
+    """
+    try:
+        accelerator = Accelerator()
+        task = make()
+        if task.batch_size % accelerator.num_processes:
+            raise InputError(
+                f"--batch_size {task.batch_size} is not divisible by "
+                f"{accelerator.num_processes} processes"
+            )
+        fit(task, Path(workdir).expanduser(), accelerator)
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _train_epoch(

@@ -25,10 +25,10 @@ from examples.classification import (
     add_training_arguments,
     chosen_recipe,
     make_network,
-    train,
 )
 from examples.classification_data import Batch, ImagesInMemory
 from examples.classification_models import Images
+from examples.training import train
 from examples.xray_data import XrayData, load_xrays
 from examples.xray_metrics import measure
 from uvit_dia.system.errors import InputError
@@ -142,7 +142,8 @@ def make_task(arguments: argparse.Namespace) -> XrayClassification:
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says; wrong input ends with one line and exit code 2."""
-    train("xray", parser().parse_args(argv), make_task)
+    arguments = parser().parse_args(argv)
+    train("xray", lambda: make_task(arguments), arguments.workdir)
 
 
 if __name__ == "__main__":

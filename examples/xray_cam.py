@@ -65,13 +65,13 @@ def open_run(folder: Path, path: str, masks: str) -> XrayClassification:
     flags = vars(parser().parse_args(["--workdir", str(folder), "--path", path, "--masks", masks]))
     facts: dict[str, Any] = config.values
     moved = ("workdir", "path", "masks")
-    if not set(flags) - set(moved) <= set(facts) or facts.get("data") != "xray":
+    if facts.get("data") != "xray":
         reason = config.problem or "it holds no config.json of one"
         raise InputError(f"{folder} is no run of examples.xray: {reason}")
-    known = {name: facts[name] for name in flags if name not in moved}
+    known = {name: facts[name] for name in flags if name not in moved and name in facts}
     task = make_task(argparse.Namespace(**{**flags, **known}))
     for name in ("train_sha256", "test_sha256", "class_names"):
-        if task.facts[name] != facts[name]:
+        if task.facts[name] != facts.get(name):
             raise InputError(f"--path {path}: {folder} was trained on other data (its {name})")
     load_weights(folder, task.model)
     return task

@@ -18,6 +18,7 @@ class Line:
 
     seed = 5
     num_epochs = 4
+    batch_size = 6
     eval_every_epochs = 1
     max_grad_norm = MAX_GRAD_NORM
 

@@ -216,6 +216,19 @@ def test_runs_are_drawn_side_by_side(runs: Path, tmp_path: Path) -> None:
     assert record["shared"]["mean_area_inside"] == pytest.approx(16**2 / 48**2)
 
 
+def test_findings_without_heat_or_mask_count_apart() -> None:
+    heat = np.zeros((3, 4, 4), dtype=np.float32)
+    masks = np.zeros((3, 4, 4), dtype=bool)
+    heat[0, 0], heat[2] = 1, 1
+    masks[0, :, 0], masks[1, :2] = True, True  # of the second no heat, of the third no mask
+    assert xray_cam.heat_in_masks(heat, masks) == {
+        "mean_share_inside": 0.25,
+        "mean_area_inside": pytest.approx(6 / 16),
+        "num_findings": 2,
+        "num_without_heat": 1,
+    }
+
+
 def test_a_run_is_opened_with_its_weights(runs: Path) -> None:
     task = xray_cam.open_run(runs / "shared", str(runs / "planted.npz"), "")
     found = task.evaluate(task.model.eval(), torch.device("cpu"))

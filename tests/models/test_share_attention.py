@@ -148,7 +148,7 @@ def branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     y = block.conv2(F.relu(block.bn2(block.conv1(F.relu(block.bn1(x))))))
     if isinstance(block, PreActBottleneck):
         return block.bn4.forward(block.conv3(F.relu(block.bn3(y)))), block.shortcut(x)
-    shortcut = x if block.shortcut is None else block.shortcut(F.relu(block.bn1(x)))
+    shortcut = block.shortcut(F.relu(block.bn1(x))) if block.changes_width else x
     return block.bn3.forward(y), shortcut
 
 
