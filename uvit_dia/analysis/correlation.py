@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from uvit_dia.analysis.arguments import AnalysisArguments
-from uvit_dia.analysis.probe import observe
+from uvit_dia.analysis.probe import Observations, observe
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import make_subject, require_unit
 from uvit_dia.plots.parts import (
@@ -65,7 +65,11 @@ def analyse_correlation(
     """
     require_unit(trained, "correlation", num_blocks=2)
     subject = make_subject(trained, arguments, accelerator)
-    seen = observe(subject)
+    return describe_correlation(observe(subject), subject.facts())
+
+
+def describe_correlation(seen: Observations, facts: dict[str, object]) -> AnalysisResult:
+    """Correlate attention maps that were observed in any network with two blocks or more."""
     correlations = map_correlations(seen.maps).numpy()
     pairs = np.triu_indices(len(seen.blocks), k=1)
     between = correlations[:, pairs[0], pairs[1]]  # N pairs
@@ -89,10 +93,10 @@ def analyse_correlation(
         title=TITLE,
         how_to_read=HOW_TO_READ,
         summary=(
-            f"correlation between blocks: {said}; {subject.num_images} images, {len(seen.blocks)}"
+            f"correlation between blocks: {said}; {seen.maps.shape[1]} images, {len(seen.blocks)}"
             " blocks"
         ),
-        facts=subject.facts(),
+        facts=facts,
         values=values,
         figure=_draw(matrix, counts, edges, mean, seen.blocks),
     )

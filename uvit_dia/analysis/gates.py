@@ -35,17 +35,20 @@ TITLE = "What multiplies the channels: the gates"
 HOW_TO_READ = (
     f"1 leaves a channel as it is. Top: gates of all images and channels. {BOX_SENTENCE} Middle:"
     " mean over images, channels sorted by their mean over the blocks; stripes are a fixed scale"
-    " of channels. Bottom: mean over images and channels by noise level, from little noise to pure"
+    " of channels."
+)
+HOW_TO_READ_NOISE = (
+    " Bottom: mean over images and channels by noise level, from little noise to pure"
     " noise (tenths of the training timesteps); a row of one colour doesn't look at the noise."
 )
 
 
-def gate_statistics(seen: Observations, num_train_timesteps: int) -> dict[str, object]:
+def gate_statistics(seen: Observations, num_train_timesteps: int | None) -> dict[str, object]:
     """Return mean and spread of the gates by block, by channel and by noise level.
 
     Args:
         seen: what the units gave.
-        num_train_timesteps: T.
+        num_train_timesteps: T; None of images without noise, which have no `by_timestep`.
 
     Returns: `by_block`: (n,) mean, std over all, std_between_channels (of the channels' means) and
         std_between_images (within a channel, root mean square over the channels), whose squares add
@@ -56,11 +59,7 @@ def gate_statistics(seen: Observations, num_train_timesteps: int) -> dict[str, o
     gates = seen.gates.double().numpy()  # n N D
     channel_means = gates.mean(axis=1)  # n D
     channel_stds = gates.std(axis=1)  # n D
-    level = seen.timesteps.numpy() * NUM_LEVELS // num_train_timesteps  # N
-    parts = [gates[:, level == k] for k in range(NUM_LEVELS)]
-    unknown = np.full(len(gates), np.nan)
-    edges = [-(-k * num_train_timesteps // NUM_LEVELS) for k in range(NUM_LEVELS + 1)]
-    return {
+    statistics: dict[str, object] = {
         "blocks": list(seen.blocks),
         "by_block": {
             "mean": gates.mean(axis=(1, 2)),
@@ -71,12 +70,22 @@ def gate_statistics(seen: Observations, num_train_timesteps: int) -> dict[str, o
             "quantiles": [quantiles(block) for block in gates],
         },
         "by_channel": {"mean": channel_means, "std": channel_stds},
-        "by_timestep": {
-            "timestep_edges": edges,
-            "num_images": [part.shape[1] for part in parts],
-            "mean": np.stack([p.mean(axis=(1, 2)) if p.size else unknown for p in parts], axis=1),
-            "std": np.stack([p.std(axis=(1, 2)) if p.size else unknown for p in parts], axis=1),
-        },
+    }
+    if seen.timesteps is not None and num_train_timesteps is not None:
+        levels = seen.timesteps.numpy() * NUM_LEVELS // num_train_timesteps  # N
+        statistics["by_timestep"] = _by_timestep(gates, levels, num_train_timesteps)
+    return statistics
+
+
+def _by_timestep(gates: np.ndarray, levels: np.ndarray, total: int) -> dict[str, object]:
+    """Return mean and spread of gates (n, N, D) in each tenth of the `total` timesteps."""
+    parts = [gates[:, levels == k] for k in range(NUM_LEVELS)]
+    unknown = np.full(len(gates), np.nan)
+    return {
+        "timestep_edges": [-(-k * total // NUM_LEVELS) for k in range(NUM_LEVELS + 1)],
+        "num_images": [part.shape[1] for part in parts],
+        "mean": np.stack([p.mean(axis=(1, 2)) if p.size else unknown for p in parts], axis=1),
+        "std": np.stack([p.std(axis=(1, 2)) if p.size else unknown for p in parts], axis=1),
     }
 
 
@@ -91,23 +100,37 @@ def analyse_gates(
     require_unit(trained, "gates")
     subject = make_subject(trained, arguments, accelerator)
     values = gate_statistics(observe(subject), trained.config.diffusion.num_train_timesteps)
+    options = trained.config.model.attention_options
+    return describe_gates(values, {**subject.facts(), "gate_init": options.gate_init})
+
+
+def describe_gates(values: dict[str, object], facts: dict[str, object]) -> AnalysisResult:
+    """Draw what `gate_statistics` found in any network."""
     by_block: dict = values["by_block"]  # type: ignore[assignment]
     mean, std = float(by_block["mean"].mean()), float(by_block["std_between_images"].mean())
     return AnalysisResult(
         title=TITLE,
-        how_to_read=HOW_TO_READ,
+        how_to_read=_how_to_read(values),
         summary=f"mean gate {mean:.3f}; between images a channel's gate varies by {std:.3f} (std)",
-        facts={**subject.facts(), "gate_init": trained.config.model.attention_options.gate_init},
+        facts=facts,
         values=values,
         figure=_draw(values),
     )
 
 
+def _how_to_read(values: dict) -> str:
+    return HOW_TO_READ + HOW_TO_READ_NOISE * ("by_timestep" in values)
+
+
 def _draw(values: dict) -> Figure:
     blocks = values["blocks"]
     with style():
-        figure = Figure(figsize=(WIDTH, 8.0), layout="constrained")
-        top, middle, bottom = figure.subplots(3, 1, height_ratios=[1.1, 1, 1])
+        if "by_timestep" in values:
+            figure = Figure(figsize=(WIDTH, 8.0), layout="constrained")
+            top, middle, bottom = figure.subplots(3, 1, height_ratios=[1.1, 1, 1])
+        else:
+            figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+            top, middle = figure.subplots(2, 1, height_ratios=[1.1, 1])
         boxes = values["by_block"]["quantiles"]
         draw_boxes(top, boxes, range(len(blocks)), width=0.6, index=0)
         top.axhline(1.0, color=INK, linestyle=(0, (4, 3)), linewidth=1.0)
@@ -118,14 +141,17 @@ def _draw(values: dict) -> Figure:
         means = values["by_channel"]["mean"]
         _heat(middle, means[:, np.argsort(means.mean(axis=0), kind="stable")], blocks)
         middle.set_xlabel("channels, sorted by mean gate")
-        by_timestep = values["by_timestep"]
-        _heat(bottom, by_timestep["mean"], blocks)
-        edges = by_timestep["timestep_edges"]
-        names = [f"{a}–{b - 1}" for a, b in pairwise(edges)]
-        bottom.set_xticks(range(len(names)), names, rotation=30, ha="right")
-        bottom.set_xlabel("timestep (noise grows to the right)")
-        explain(figure, TITLE, HOW_TO_READ)
+        if "by_timestep" in values:
+            _draw_noise(bottom, values["by_timestep"], blocks)
+        explain(figure, TITLE, _how_to_read(values))
     return figure
+
+
+def _draw_noise(axes: Axes, by_timestep: dict, blocks: list[int]) -> None:
+    _heat(axes, by_timestep["mean"], blocks)
+    names = [f"{a}–{b - 1}" for a, b in pairwise(by_timestep["timestep_edges"])]
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_xlabel("timestep (noise grows to the right)")
 
 
 def _heat(axes: Axes, means: np.ndarray, blocks: list[int]) -> None:

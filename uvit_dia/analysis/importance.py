@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_dia.analysis.arguments import AnalysisArguments
-from uvit_dia.analysis.probe import observe
+from uvit_dia.analysis.probe import Observations, observe
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.subject import make_subject, require_unit
 from uvit_dia.plots.parts import draw_heat_map, explain, label_blocks
@@ -88,8 +88,14 @@ def analyse_importance(
     """
     require_unit(trained, "importance", num_blocks=2)
     subject = make_subject(trained, arguments, accelerator)
-    seen = observe(subject)
-    importances, scores = map_importances(seen.maps, seed=subject.seed)
+    return describe_importance(observe(subject), subject.facts(), seed=subject.seed)
+
+
+def describe_importance(
+    seen: Observations, facts: dict[str, object], *, seed: int
+) -> AnalysisResult:
+    """Measure importances among maps observed in any network with two blocks or more."""
+    importances, scores = map_importances(seen.maps, seed=seed)
     last = np.array([row[t] for t, row in enumerate(importances)])  # of the block just before
     share = float(last[1:][np.isfinite(last[1:])].mean()) if np.isfinite(last[1:]).any() else None
     values = {
@@ -111,7 +117,7 @@ def analyse_importance(
         title=TITLE,
         how_to_read=HOW_TO_READ,
         summary=f"importance of the block just before: {said}",
-        facts=subject.facts(),
+        facts=facts,
         values=values,
         figure=_draw(importances, scores, seen.blocks),
     )

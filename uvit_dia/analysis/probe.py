@@ -4,7 +4,7 @@ Every unit is called as `unit(y, state, block_index)`, whether it is shared or n
 not, so one hook on each distinct unit sees every block.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,13 @@ class Observations:
         the CPU, attention maps. gates: (n, N, D) float32 on the CPU, what multiplied the channels:
         the unit's `gate` of its map. Of a unit whose map differs from token to token it is that of
         the tokens' mean, and a spatial part is left out. timesteps: (N,) int64, noise level of each
-        image.
+        image; None where there is no noise.
     """
 
     blocks: tuple[int, ...]
     maps: Tensor
     gates: Tensor
-    timesteps: Tensor
+    timesteps: Tensor | None
 
 
 def distinct_units(model: UViT) -> list[Any]:
@@ -55,15 +55,15 @@ def watched(model: UViT, watcher: Watcher) -> Iterator[None]:
     def hook(unit: nn.Module, inputs: tuple[Any, ...], output: Output) -> Output | None:
         return watcher(unit, inputs[0], inputs[2], output)  # y, state, block_index
 
-    with _hooked(model, hook):
+    with hooked(distinct_units(model), hook):
         yield
 
 
 @contextmanager
-def _hooked(model: UViT, hook: Callable[..., Output | None]) -> Iterator[None]:
-    """Hook every unit: `hook(unit, (y, state, block_index), output)`."""
+def hooked(units: Iterable[nn.Module], hook: Callable[..., Output | None]) -> Iterator[None]:
+    """Hook units: `hook(unit, (y, state, block_index, ...), output)`; each is to be given once."""
     with ExitStack() as stack:
-        for unit in distinct_units(model):
+        for unit in units:
             handle = unit.register_forward_hook(hook)
             stack.callback(handle.remove)
         yield
@@ -130,7 +130,7 @@ def mean_gates(subject: Subject) -> dict[int, Tensor]:
         block_index = inputs[2]
         sums[block_index] = total + sums[block_index] if block_index in sums else total
 
-    with _hooked(model, add):
+    with hooked(distinct_units(model), add):
         _run_images(subject, "mean gates")
     return {block: (sums[block] / subject.num_images).float() for block in model.attention_blocks}
 
