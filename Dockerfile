@@ -33,7 +33,8 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG TORCH=cpu
 COPY constraints.txt /build/
 WORKDIR /build
-# torch first: it is the largest layer and changes least.
+# torch first: it is the largest layer and changes least. pip's cache is a mount and no part of the image (DL3042).
+# hadolint ignore=DL3042
 RUN --mount=type=cache,target=/var/cache/pip \
     case "${TORCH}" in \
         cpu) pip install --constraint constraints.txt --no-deps \
@@ -44,6 +45,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 COPY pyproject.toml README.md LICENSE /build/
 COPY uvit_dia /build/uvit_dia
 COPY configs /build/configs
+# hadolint ignore=DL3042
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --constraint constraints.txt '.[sweep]'
 USER 1000

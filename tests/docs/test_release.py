@@ -99,6 +99,9 @@ def test_what_github_reads_can_be_read(path: Path) -> None:
                 assert set(made) <= TARGETS, made
                 scripts = re.findall(r"(\.ci/\S+)", step.get("run", ""))
                 assert all((ROOT / script).is_file() for script in scripts)
+    elif path.name == "dependabot.yml":
+        assert content["version"] == 2
+        assert content["updates"][0]["package-ecosystem"] == "github-actions"
     elif path.name != "config.yml":
         names = [part["id"] for part in content["body"]]
         assert content["name"] and content["description"] and len(names) == len(set(names))
