@@ -9,6 +9,7 @@ _LAZY = {
     "load": "uvit_dia.api.model",
     "train": "uvit_dia.api.training",
     "share_attention": "uvit_dia.models.other_backbones.share_attention",
+    "stages_by_width": "uvit_dia.models.other_backbones.stages_by_width",
     "register_unit": "uvit_dia.models.units.own_units",
     "AttentionUnit": "uvit_dia.models.units.protocol",
     "ChannelUnit": "uvit_dia.models.units.channel",

@@ -156,17 +156,41 @@ def observe_targets(
     Raises:
         ValueError: if a target does not run exactly once, or those of a stage run in another order.
     """
+    outputs = run_example(model, list(chain.from_iterable(stages.values())), example_input)
+    for stage, expected in stages.items():
+        order = [one for one in outputs if one in expected]
+        if order != list(expected):
+            raise ValueError(
+                f"the targets of stage {stage!r} ran in another order: give the names as {order}"
+            )
+    return outputs
+
+
+def run_example(
+    model: nn.Module, names: Sequence[str], example_input: Tensor | tuple
+) -> dict[str, object]:
+    """Call the model once and return the outputs of some modules, in the order in which they ran.
+
+    It is called in evaluation mode and without gradients.
+
+    Args:
+        model: the model; its modes are put back.
+        names: of the modules.
+        example_input: the model's argument, or a tuple of several.
+
+    Raises:
+        ValueError: if a module does not run exactly once.
+    """
     outputs: dict[str, object] = {}
-    ran: list[str] = []
+    counts: Counter[str] = Counter()
 
     def make_hook(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: object, output: object) -> None:
-            ran.append(name)
+            counts[name] += 1
             outputs[name] = output
 
         return hook
 
-    names = list(chain.from_iterable(stages.values()))
     modes = {module: module.training for module in model.modules()}
     handles = [model.get_submodule(one).register_forward_hook(make_hook(one)) for one in names]
     try:
@@ -178,17 +202,10 @@ def observe_targets(
             handle.remove()
         for module, is_training in modes.items():
             module.training = is_training
-    counts = Counter(ran)
     for one in names:
         if counts[one] != 1:
             raise ValueError(
                 f"{one} ran {counts[one]} times for example_input, not once: leave it out of"
                 " targets"
-            )
-    for stage, expected in stages.items():
-        order = [one for one in ran if one in expected]
-        if order != list(expected):
-            raise ValueError(
-                f"the targets of stage {stage!r} ran in another order: give the names as {order}"
             )
     return outputs
