@@ -1,0 +1,1 @@
+"""A page on the loopback: a trained model samples while its units' gates are watched."""
