@@ -131,9 +131,9 @@ def tuning_table(table: pd.DataFrame, digits: int) -> str:
     return "\n".join(lines)
 
 
-def pairs_of(values: Values) -> list[tuple[str, str]]:
+def pairs_of(values: Values, baseline: str = BASELINE) -> list[tuple[str, str]]:
     """Return the planned comparisons: each with the baseline, the paper's unit with its scale."""
-    pairs = [(name, BASELINE) for name in values if name != BASELINE]
+    pairs = [(name, baseline) for name in values if name != baseline]
     return [*pairs, ("paper", SCALED)] if SCALED in values else pairs
 
 
@@ -180,11 +180,13 @@ class Experiment:
         name: of the CSV file and, with the data's name before it, of the figure.
         title: of its section.
         pairs: that are compared, one correction over all; None for those of `pairs_of`.
+        baseline: what the variants are compared with.
     """
 
     name: str
     title: str
     pairs: tuple[tuple[str, str], ...] | None = None
+    baseline: str = BASELINE
 
 
 LABELS = {"digits": "digits", "cifar10": "CIFAR-10"}
@@ -203,9 +205,13 @@ DIGITS_EXPERIMENTS = (
         "Digits, batch 32, better units on six fresh seeds",
         (("time", "none"), ("memory", "none"), ("time", "paper"), ("memory", "paper")),
     ),
+    Experiment(
+        "memory", "Digits, batch 32, memory beside rescaled on the same seeds", baseline="rescaled"
+    ),
 )
 TUNINGS = (
     ("tuning.csv", "Digits, batch 32: learning rates, held-out loss on seed 100"),
+    ("tuning_b0008.csv", "Digits, batch 8: learning rates, held-out loss on seed 100"),
     ("tuning_b0128.csv", "Digits, batch 128: learning rates, held-out loss on seed 100"),
     ("tuning_better.csv", "Digits, batch 32: better units, held-out loss, mean of two seeds"),
 )
@@ -234,7 +240,10 @@ def experiment_sections(data: str, extractor: str, experiment: Experiment) -> li
     ):
         values = by_seed(table, column)
         sections.append(f"### {title}\n\n{means_table(values, digits, title)}")
-        sections.append(comparison_table(values, experiment.pairs or pairs_of(values), digits))
+        pairs = experiment.pairs or pairs_of(values, experiment.baseline)
+        sections.append(comparison_table(values, pairs, digits))
+    if experiment.baseline != BASELINE:
+        return sections  # two variants: the table says it all
     difference_figure(
         by_seed(table, "held_out_loss"),
         f"{data}_{experiment.name}",

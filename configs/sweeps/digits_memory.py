@@ -4,7 +4,7 @@
         --max_parallel 2
     python -m uvit_dia.report runs/digits_memory --compare held_out_loss
 
-12 runs of 6,000 steps on the seeds of digits_better.py; those of `memory` repeat its own.
+12 runs of 6,000 steps on the seeds of digits_better.py, whose `memory` has the same settings.
 """
 
 from ml_collections import ConfigDict
