@@ -65,8 +65,6 @@ LIGHT = (
     "config.document",
     "config.flag",
     "config.places",
-    "demo.__main__",
-    "demo.port",
     "evaluation.command",
     "evaluation.early_checks",
     "evaluation.exported_programs",

@@ -24,7 +24,7 @@ CONFIGS = (PACKAGE if CLONE is None else CLONE) / "configs"
 SWEEPS = "sweeps"  # the folder of the sweeps' configs below it
 PROGRAM = "uvit-dia"  # the console command
 SCRIPTS = {"train": "train.py", "sample": "sample.py", "eval": "eval_fid.py"}
-MODULES = {"sweep": "sweep", "report": "report", "analysis": "analyse", "demo": "demo"}
+MODULES = {"sweep": "sweep", "report": "report", "analysis": "analyse"}
 
 
 def shown_command(name: str) -> str:

@@ -1,7 +1,6 @@
 """A grid of samples as it forms: what the network is shown at each call, then the images."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,7 @@ def write_animation(
         class_labels: see `image_grid`.
         columns: likewise.
     """
-    write_grids(path, [image_grid(images, class_labels, columns) for images in frames])
-
-
-def write_grids(path: Path, grids: Sequence[Tensor]) -> None:
-    """Write grids, (C, height, width) uint8 each, as `write_animation` does."""
-    pictures = [_picture(grid) for grid in grids]
+    pictures = [_picture(image_grid(images, class_labels, columns)) for images in frames]
     durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_MS]
     save: dict[str, Any] = {"save_all": True, "append_images": pictures[1:], "loop": 0}
     if path.suffix.lower() == ".webp":
