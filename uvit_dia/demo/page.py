@@ -115,8 +115,7 @@ def _fields(session: Session) -> list[Any]:
             MAX_GUIDANCE,
             first.guidance_scale,
             step=0.1,
-            label="Guidance",
-            info="1 is none",
+            label="Guidance (1 is none)",
             visible=session.can_guide,
         ),
     ]
