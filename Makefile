@@ -10,9 +10,10 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 LOWEST := $(VENV)-lowest
 DOCS := $(VENV)-docs
 RELEASE := $(VENV)-release
+DEMO := $(VENV)-demo
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands dist dockerfile lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands demo-test dist dockerfile lint format clean
 
 # The package with all that its tests and checks need.
 install: $(VENV)/.installed
@@ -120,6 +121,18 @@ $(DOCS)/.installed: constraints-docs.txt
 pictures: install
 	PYTHONPATH=. $(BIN)/python docs/pictures.py
 
+# The demo page in headless Chromium, which must be on the path (Debian: apt install chromium); in a venv of its own,
+# since Gradio 6 wants an older Pillow.
+demo-test: $(DEMO)/.installed
+	$(DEMO)/bin/python -m pytest tests/demo
+
+$(DEMO)/.installed: pyproject.toml constraints.txt constraints-demo.txt
+	$(PYTHON) -m venv $(DEMO)
+	grep -viE '^pillow==' constraints.txt > $(DEMO)/constraints.txt
+	$(DEMO)/bin/python $(PIP) --constraint $(DEMO)/constraints.txt --constraint constraints-demo.txt \
+		--editable '.[demo]' pytest pytest-timeout playwright axe-playwright-python
+	touch $@
+
 # Wheel and source archive into dist/, checked as PyPI checks them.
 dist: $(RELEASE)/.installed
 	rm -rf build dist
@@ -149,4 +162,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(DOCS) $(RELEASE) site build dist runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(DOCS) $(RELEASE) $(DEMO) site build dist runs .pytest_cache .ruff_cache .mypy_cache .coverage .coverage.* *.egg-info

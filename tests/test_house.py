@@ -14,7 +14,7 @@ PACKAGE = ROOT / "uvit_dia"
 # What is reached; the aims are 14 names beside `__init__.py` and `__main__.py`, 1,500 lines of the
 # main path, 3,000 from flags to FID. Classes with guidance brought 70 and 350 lines more (flags and
 # keys among them).
-MAX_TOP_NAMES = 17  # export/ came in
+MAX_TOP_NAMES = 18  # export/ and demo/ came in
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 60
 REASON = "Long because"  # in the first lines of what is longer

@@ -65,6 +65,7 @@ LIGHT = (
     "config.document",
     "config.flag",
     "config.places",
+    "demo.__main__",
     "evaluation.command",
     "evaluation.early_checks",
     "evaluation.exported_programs",

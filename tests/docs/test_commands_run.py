@@ -31,6 +31,7 @@ NOT_RUN = {
     r"^\. \.venv": "activates what make has made",
     r"--multi_gpu": "needs several GPUs",
     r"--use_fsdp": "is run at length by tests/training/test_fsdp.py",
+    r"^uvit-dia demo": "serves a page until it is interrupted: tests/demo",
     r"^srun ": "needs Slurm: tests/slurm",
     r"--cluster slurm|--status$": "needs Slurm: tests/slurm; --status is run by tests/sweep",
     r"inception-v3-compat": "needs Inception's weights: test_extractors.py has stand-ins",
