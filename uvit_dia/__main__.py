@@ -19,6 +19,7 @@ COMMANDS = {
     "analyse": ("analysis.__main__", "look inside a trained run"),
     "export": ("export.__main__", "write a folder that diffusers loads"),
     "data": ("data.__main__", "look at image sets"),
+    "encode": ("data.encode", "encode images once, for training on latents"),
     "demo": ("demo.__main__", "show a trained run on a page"),
 }
 

@@ -29,6 +29,7 @@ ALLOWED = {
     "train.held_out_every_steps",
     "train.tracker",
     "data.path",
+    "data.vae",
     "data.on_device",
     *(key for key in KEYS if key.startswith(("sample.", "eval."))),
 }

@@ -20,6 +20,7 @@ from uvit_dia.analysis.neighbours_figure import draw_neighbours
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.sample_distance import chosen_settings
 from uvit_dia.analysis.subject import checkpoint_facts
+from uvit_dia.data.latents import pixel_config
 from uvit_dia.data.sources import load_test_images
 from uvit_dia.evaluation.cache import Features
 from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
@@ -115,7 +116,7 @@ def analyse_neighbours(
     )
     real = _real_images(evaluator)
     training = real.images
-    trained.check_images(training, allow_other_data=arguments.allow_other_data)
+    trained.check_images(evaluator.trained_on(config), allow_other_data=arguments.allow_other_data)
     batch_size = min(arguments.batch_size or config.sample.batch_size, count)
     sampler = make_sampler(
         trained.model,
@@ -127,7 +128,7 @@ def analyse_neighbours(
     )
     samples = _sample(sampler, count)
     # -- images that were not trained on, or training images without themselves
-    held_out = load_test_images(config, show_progress=True)
+    held_out = load_test_images(pixel_config(config), show_progress=True)
     everything = training.images.cpu()
     pool = everything if held_out is None else held_out.images.cpu()
     chosen = permutation(arguments.seed, "neighbours", 0, len(pool))[:count]

@@ -79,7 +79,9 @@ class SampleDistance:
             names=("fid",),
             show_progress=True,
         )
-        trained.check_images(self.images, allow_other_data=arguments.allow_other_data)
+        trained.check_images(
+            self._evaluator.trained_on(config), allow_other_data=arguments.allow_other_data
+        )
         self._trained = trained
         self._accelerator = accelerator
         self._num_images = num_images

@@ -72,7 +72,7 @@ class LoadedModel:
             allowed = ", ".join(OUTPUT_TYPES)
             raise InputError(f"output_type = {output_type!r:.40}; allowed is {allowed}")
         channels = self.config.model.in_chans
-        if output_type == "pil" and channels not in (1, 3):
+        if output_type == "pil" and not self.config.makes_pictures:
             raise InputError(f"output_type = 'pil': no picture has {channels} channels; 'np' has")
         arguments = self._arguments(num_images, settings)
         batch_size = min(arguments.batch_size or self.config.sample.batch_size, num_images)
@@ -84,15 +84,15 @@ class LoadedModel:
             device=self.trained.model.device,
             labels=chosen_labels(arguments.class_labels, self.config, self.trained.class_names),
         )
-        images = torch.empty(num_images, *sampler.shape, dtype=torch.uint8)
+        images = []
         bar = progress_bar(
             total=num_images, unit="image", desc="sampling", disable=not in_notebook()
         )
         with advice_on_batch_size(batch_size), bar:
             for indices, part in sampler.sample(range(num_images)):
-                images[indices] = part
+                images.append(part)
                 bar.update(len(indices))
-        return as_type(images, output_type)
+        return as_type(torch.cat(images), output_type)
 
     def evaluate(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from uvit_dia.config.attention_checks import check_attention
 from uvit_dia.config.fields import check_tree, make_group, schema_of
 from uvit_dia.config.guidance_interval import check_interval
+from uvit_dia.config.latents import check_latents
 from uvit_dia.config.network import FLOW_PREDICTION_TYPES, PREDICTION_TYPES
 from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS
@@ -50,6 +51,7 @@ def make_config(tree: Mapping, origin: str = "config") -> Config:
     check_images_at_a_time(config, num_processes=1)
     _check_average(config.ema)
     _check_data(config.data)
+    check_latents(config)
     _check_held_out(config)
     _check_classes(config)
     return config

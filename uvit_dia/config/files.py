@@ -32,6 +32,7 @@ RESUMABLE_CHANGES = (
     "train.held_out_every_steps",
     "train.tracker",
     "data.path",
+    "data.vae",
     "data.on_device",
     "sample.",
     "eval.",

@@ -10,7 +10,7 @@ from uvit_dia.config.fields import Group, flat_rules, key, schema_of, shown
 from uvit_dia.config.network import DiffusionConfig, ModelConfig
 from uvit_dia.config.rules import Rule, integer
 from uvit_dia.config.sampling import SAMPLERS, EvalConfig, SampleConfig
-from uvit_dia.config.training import DataConfig, EMAConfig, OptimizerConfig, TrainConfig
+from uvit_dia.config.training import LATENTS, DataConfig, EMAConfig, OptimizerConfig, TrainConfig
 from uvit_dia.system.errors import InputError, nearest
 
 __all__ = [
@@ -50,6 +50,16 @@ class Config(Group):
     def is_conditional(self) -> bool:
         """Whether the network is told the class of an image."""
         return self.model.num_classes > 0
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether x_0 is the latent of an autoencoder, and not the pixels of an image."""
+        return self.data.name == LATENTS
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether samples are grey or RGB; autoencoders of latents make nothing else."""
+        return self.is_latent or self.model.in_chans in (1, 3)
 
     @property
     def null_class(self) -> int | None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from uvit_dia.config.fields import Group, key
 from uvit_dia.config.rules import BETAS, boolean, choice, colour, integer, number, text
 
-DATA_NAMES = ("digits", "cifar10", "parquet", "folder", "zip", "npz", "hf")
+LATENTS = "latents"
+DATA_NAMES = ("digits", "cifar10", "parquet", "folder", "zip", "npz", "hf", LATENTS)
 LISTED = ("parquet", "folder", "zip", "hf")  # kinds whose images are decoded one by one
 
 
@@ -31,6 +32,12 @@ class DataConfig(Group, prefix="data."):
         "Decode the set into a file of the cache and read batches from there: for sets that are "
         "larger than memory",
         absent=False,
+    )
+    vae: str = key(
+        text(),
+        "Autoencoder of latents, a folder or an id on the Hub; empty for the one that the latents' "
+        "description names",
+        absent="",
     )
     random_flip: bool = key(boolean(), "Mirror each image left to right with probability 1/2")
     on_device: bool = key(boolean(), "Keep the images in the accelerator's memory")

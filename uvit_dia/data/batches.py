@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uvit_dia.data.images import ImageSet, to_model_range
-from uvit_dia.rng import integer_rows, permutation
+from uvit_dia.rng import integer_rows, normal_rows, permutation
 from uvit_dia.system.errors import InputError
 
 _FRACTIONS = 2**31  # values that the draw of a dropped label can have
@@ -97,7 +97,11 @@ class TrainingBatches:
         self.device = torch.device(device)
 
     def x_0(self, step: int, rows: range) -> Tensor:
-        """Return part of a step's batch, (len(rows), C, H, W) float32 in [-1, 1] on the device."""
+        """Return part of a step's batch, (len(rows), C, H, W) float32 on the device.
+
+        Images are in [-1, 1]. Latents with a standard deviation are drawn anew at each use, from
+        the posterior of the autoencoder, by their position in the global batch.
+        """
         order = self.order
         indices = order.indices(step, rows).to(self.images.device, non_blocking=True)
         images = self.images[indices].to(self.device, non_blocking=True)
@@ -105,7 +109,12 @@ class TrainingBatches:
             flips = integer_rows(order.seed, "flip", step, rows, order.batch_size, 2)
             flips = flips.to(self.device, non_blocking=True).bool()
             images = torch.where(flips[:, None, None, None], images.flip(-1), images)
-        return to_model_range(images)
+        if images.ndim == 4:
+            return to_model_range(images)
+        place, shape = (step, rows, order.batch_size), tuple(images.shape[2:])
+        return to_model_range(
+            images, normal_rows(order.seed, "posterior", *place, shape, self.device)
+        )
 
     def class_labels(self, step: int, rows: range) -> Tensor | None:
         """Return what the network is told of the images of `x_0`: their classes, or "no class".

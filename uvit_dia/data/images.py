@@ -1,4 +1,4 @@
-"""Image sets in memory, and the only conversion between uint8 and model range."""
+"""Image sets in memory, and the only conversion between what they hold and model range."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ class ImageSet:
 
     Attributes:
         name: what the set is called in results.
-        images: (N, C, H, W) uint8 in [0, 255].
+        images: (N, C, H, W) uint8 in [0, 255]; of latents what `to_model_range` takes.
         labels: (N,) int64, -1 for an image without label; None where no image has one.
         class_names: names of the classes, in the order of the labels.
         source: what was read, such as "folder IMAGES, train"; "" for the name.
@@ -39,7 +39,7 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Return (C, H, W) of an image."""
-        _, channels, height, width = self.images.shape
+        channels, height, width = self.images.shape[-3:]
         return channels, height, width
 
     def subset(self, rows: Tensor, *, note: str) -> "ImageSet":
@@ -69,7 +69,7 @@ class ImageSet:
     def summary(self) -> str:
         """Return in one line what was read: images, classes, size, what was left out and why."""
         return "data: " + summary_line(
-            self.source or self.name, self.images.shape, self._class_counts(), self.notes
+            self.source or self.name, (len(self), *self.shape), self._class_counts(), self.notes
         )
 
     def _class_counts(self) -> dict[str, int] | None:
@@ -81,9 +81,20 @@ class ImageSet:
         return {names.get(label, str(label)): count for label, count in found.items()}
 
 
-def to_model_range(images: Tensor) -> Tensor:
-    """Map uint8 images in [0, 255] to float32 x_0 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+def to_model_range(images: Tensor, eps: Tensor | None = None) -> Tensor:
+    """Map what an image set holds to x_0, (B, C, H, W) float32.
+
+    Args:
+        images: (B, C, H, W) uint8 in [0, 255], which become [-1, 1]; or (B, C, H, W) floating,
+            which is x_0 already; or (B, 2, C, H, W) floating, mean and standard deviation of x_0.
+        eps: (B, C, H, W) standard normal, for x_0 = mean + std * eps; None for the mean.
+    """
+    if not images.is_floating_point():
+        return images.float() / 127.5 - 1
+    if images.ndim == 4:
+        return images.float()
+    mean, std = images.float().unbind(1)
+    return mean if eps is None else mean + std * eps
 
 
 def to_uint8(x_0: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Which kind of image set lies at a path, guessed from what is there."""
 
+from uvit_dia.config.training import LATENTS
 from uvit_dia.data.file_kinds import kind_of
 from uvit_dia.data.paths import data_path
 
@@ -14,6 +15,8 @@ def guess_kind(path: str) -> str:
     if not place.is_dir():
         return "hf"
     names = {each.name for each in place.iterdir()}
+    if {"description.json", "train.latents"} <= names:
+        return LATENTS
     if names & {"dataset_dict.json", "state.json"}:
         return "hf"
     if any(name.startswith(("cifar-10-batches", "cifar-10-binary")) for name in names):

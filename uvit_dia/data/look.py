@@ -11,10 +11,12 @@ from uvit_dia.config.training import LISTED
 from uvit_dia.data.array_files import image_shape
 from uvit_dia.data.decoding import first_side
 from uvit_dia.data.image_grid import write_grid
-from uvit_dia.data.images import ImageSet, sha256_of
+from uvit_dia.data.images import ImageSet, sha256_of, to_model_range
+from uvit_dia.data.latents import read_description
 from uvit_dia.data.paths import data_path
 from uvit_dia.data.sources import list_images, load_test_images, load_training_images
 from uvit_dia.rng import permutation
+from uvit_dia.system.errors import InputError
 
 GRID_IMAGES = 64
 CHUNK = 4096  # images that are looked at in one go
@@ -27,9 +29,11 @@ def look_at(config: Config, output: Path | None) -> None:
         InputError: if it cannot be read.
     """
     config = _with_its_size(config)
+    if config.is_latent and output is not None:
+        raise InputError("--output: latents are no pictures; look at the images they were made of")
     images = load_training_images(config, show_progress=True)
     print(images.summary())
-    for line in facts_of(images):
+    for line in latent_facts(images) if config.is_latent else facts_of(images):
         print(f"  {line}")
     held_out = load_test_images(config, show_progress=True)
     print("no test split" if held_out is None else f"test split: {held_out.summary()}")
@@ -50,6 +54,9 @@ def _with_its_size(config: Config) -> Config:
         model = replace(model, img_size=first_side(listing))
     elif config.data.name == "npz":
         _, side, _, channels = image_shape(data_path(config.data.path))
+        model = replace(model, in_chans=channels, img_size=side)
+    elif config.is_latent:
+        channels, side, _ = read_description(data_path(config.data.path)).shape
         model = replace(model, in_chans=channels, img_size=side)
     else:
         size = {"digits": (1, 8), "cifar10": (3, 32)}[config.data.name]
@@ -84,6 +91,19 @@ def facts_of(images: ImageSet) -> Iterator[str]:
     yield f"{twice} images are there already" if twice else "no image is there twice"
     if flat:
         yield f"{flat} images are of one colour"
+    yield f"fingerprint {images.fingerprint()}"
+
+
+def latent_facts(images: ImageSet) -> Iterator[str]:
+    """Yield what is worth knowing of latents: whether x_0 has the spread that noise is made for."""
+    total = torch.zeros(2, images.shape[0], dtype=torch.float64)  # of x_0, and of its square
+    for chunk in images.images.split(CHUNK):
+        x_0 = to_model_range(chunk).double()
+        total += torch.stack((x_0, x_0.square())).mean(dim=(3, 4)).sum(dim=1)
+    mean, square = total / len(images)
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    texts = [", ".join(f"{float(value):.2f}" for value in each) for each in (mean, std)]
+    yield f"x_0: mean {texts[0]}, standard deviation {texts[1]} (near 0 and 1 is good)"
     yield f"fingerprint {images.fingerprint()}"
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from uvit_dia.config.schema import Config
-from uvit_dia.config.training import DATA_NAMES, LISTED
+from uvit_dia.config.training import DATA_NAMES, LATENTS, LISTED
 from uvit_dia.data import decoded_cache
 from uvit_dia.data.array_files import read_array_file
 from uvit_dia.data.cifar10 import read_cifar10
@@ -19,6 +19,7 @@ from uvit_dia.data.digits import read_digits
 from uvit_dia.data.folders import list_folder
 from uvit_dia.data.hf import list_hf
 from uvit_dia.data.images import ImageSet
+from uvit_dia.data.latents import read_latents
 from uvit_dia.data.listing import Listing
 from uvit_dia.data.mapped_set import mapped
 from uvit_dia.data.paths import check_path, data_path
@@ -46,11 +47,12 @@ def load_image_set(
     """Read one split of an image set.
 
     Args:
-        name: "digits", "cifar10", "parquet", "folder", "zip", "npz" or "hf".
+        name: one of `DATA_NAMES`.
         path: for cifar10 the archive, the folder extracted from it, or a folder that holds, or will
             hold, one of them ("" for the user's cache); for parquet a file, or a folder with train
             and test files; for folder a folder with one sub-folder a class, or with sub-folders
-            train and test that hold them; for zip and npz a file; for hf see `hf.py`.
+            train and test that hold them; for zip and npz a file; for others see `hf.py` and
+            `latents.py`.
         split: "train" or "test".
         img_size: side of the images in pixels.
         in_chans: 1 for grey, 3 for RGB.
@@ -78,18 +80,24 @@ def load_image_set(
         image_format = ImageFormat(img_size, in_chans, resize, background)
         build = _mapped_set if memory_map else _set_in_memory
         return build(listing, image_format, skip_unreadable, show_progress)
-    image_set = None
-    if name == "cifar10":
-        image_set = read_cifar10(path, split, show_progress=show_progress)
-    elif split == "train":
-        image_set = read_digits() if name == "digits" else read_array_file(data_path(path))
-    found = None if image_set is None else tuple(image_set.images.shape[1:])
+    image_set = _read_whole(name, path, split, show_progress)
+    found = None if image_set is None else image_set.shape
     if found not in (None, (in_chans, img_size, img_size)):
         raise InputError(
             f"data.name = {name!r} has images of shape {found}; model.in_chans = {in_chans} and "
             f"model.img_size = {img_size} ask for {(in_chans, img_size, img_size)}"
         )
     return image_set
+
+
+def _read_whole(name: str, path: str, split: str, show_progress: bool) -> ImageSet | None:
+    if name == "cifar10":
+        return read_cifar10(path, split, show_progress=show_progress)
+    if name == LATENTS:
+        return read_latents(path, split)
+    if split != "train":
+        return None
+    return read_digits() if name == "digits" else read_array_file(data_path(path))
 
 
 def list_images(name: str, path: str, split: str) -> Listing | None:

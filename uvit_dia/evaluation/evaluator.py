@@ -17,6 +17,7 @@ from torch import Tensor
 
 from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
+from uvit_dia.data.latents import check_source, pixel_config
 from uvit_dia.data.sources import load_test_images, load_training_images
 from uvit_dia.evaluation.cache import Cache, Features, Warn
 from uvit_dia.evaluation.evaluation import Evaluation, Images, Real
@@ -68,9 +69,15 @@ class Evaluator:
 
     @property
     def training_images(self) -> ImageSet:
-        """The training images of the run that this evaluator is of."""
+        """The training images of the run that this evaluator is of; of latents their pixels."""
         assert isinstance(self.real, RealImages)
         return self.real.images
+
+    def trained_on(self, config: Config) -> ImageSet:
+        """Return what a run trained on, pixels or latents, for `TrainedModel.check_images`."""
+        if not config.is_latent:
+            return self.training_images
+        return load_training_images(config, show_progress=self._show_progress)
 
     @cached_property
     def num_features(self) -> int:
@@ -192,25 +199,29 @@ def make_evaluator(
         device: where the extractor runs.
         warn: called with one line where the cache is damaged or cannot be used.
         names: metrics; None for those of the config.
-        images: the training images, if they are at hand; else they are read when needed.
+        images: the training images, if they are at hand; else they are read when needed. Those
+            that latents were made of are always read.
         show_progress: whether bars are drawn.
     """
     extractor = Extractor(source, device)
+    pixels = pixel_config(config)
 
     def load_train() -> ImageSet:
-        if images is not None:
+        if images is not None and not config.is_latent:
             return images
-        return load_training_images(config, show_progress=show_progress)
+        found = load_training_images(pixels, show_progress=show_progress)
+        check_source(config, "train", found)
+        return found
 
     real = RealImages(
         extractor,
         load_train,
-        lambda: load_test_images(config, show_progress=show_progress),
+        lambda: load_test_images(pixels, show_progress=show_progress),
         batch_size=config.eval.batch_size,
         cache=Cache.of_user(warn),
         show_progress=show_progress,
     )
-    model = config.model
+    model = pixels.model
     return Evaluator(
         extractor,
         real,

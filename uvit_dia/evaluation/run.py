@@ -118,8 +118,8 @@ def evaluations(
     _check_enough(evaluator, num_images, arguments, accelerator)
     with failing_together(InputError):
         if accelerator.is_main_process:
-            real = evaluator.training_images
-            trained.check_images(real, allow_other_data=arguments.allow_other_data)
+            images = evaluator.trained_on(config)
+            trained.check_images(images, allow_other_data=arguments.allow_other_data)
             for note in sampler_notes(settings, config.diffusion):
                 warn(note)
     labels = _labels(trained, sampling, evaluator, accelerator)

@@ -11,6 +11,7 @@ import torch
 
 from uvit_dia.config.schema import Config
 from uvit_dia.data.images import ImageSet
+from uvit_dia.data.latents import pixel_config
 from uvit_dia.data.sources import load_test_images, load_training_images
 from uvit_dia.evaluation.cache import Cache
 from uvit_dia.evaluation.evaluation import Real
@@ -127,6 +128,7 @@ def _real(
         _check_width(statistics, extractor, images)
         return real, images and with_channels(images, _channels(extractor, images))
     if config is not None:
+        config = pixel_config(config)
         train = load_training_images(config, show_progress=show_progress)
         batch_size, test = config.eval.batch_size, _test_images(config, show_progress)
         channels = config.model.in_chans

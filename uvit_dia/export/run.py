@@ -41,6 +41,11 @@ def export(arguments: ExportArguments) -> None:
         use_ema=arguments.use_ema,
         flag="export",
     )
+    if trained.config.is_latent:
+        raise InputError(
+            "export: the pipeline has no autoencoder, and this run is of latents; `sample.py` "
+            "decodes them"
+        )
     if ":" in trained.config.model.attention:
         raise InputError(
             f"export: the unit {clip(trained.config.model.attention, 60)} is of a module of yours, "

@@ -15,7 +15,12 @@ from uvit_dia.system.notices import warn_once
 from uvit_dia.system.records import read_json
 
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
-PATH_KEYS = ("data.path", "eval.weights", "eval.extractor")  # keys of a config that hold paths
+PATH_KEYS = (
+    "data.path",
+    "data.vae",
+    "eval.weights",
+    "eval.extractor",
+)  # keys of a config that hold paths
 PROGRAM = "pt2:"  # stands before the path of an extractor
 
 
@@ -130,7 +135,7 @@ def find_paths(config: Config, run: Path | None) -> dict[str, str]:
     remembered = {} if run is None else _remembered_paths(run)
     found = {}
     for key in PATH_KEYS:
-        text = str(values[key])
+        text = str(values.get(key, ""))
         prefix = PROGRAM if key == "eval.extractor" else ""
         if not text or not text.startswith(prefix):
             continue  # an extractor without a file of the user's

@@ -12,6 +12,7 @@ from torch import Tensor
 from uvit_dia.data.image_grid import image_grid
 from uvit_dia.data.images import to_uint8
 from uvit_dia.sampling.chain import Denoiser, SamplingLoop
+from uvit_dia.sampling.decoding import Decoder
 from uvit_dia.system.files import write_atomically
 
 MAX_FRAMES = 60  # steps that are all shown; of more, every second, third ...
@@ -24,14 +25,16 @@ class WatchedChain:
     Args:
         chain: the loop, whose results stay as they are.
         num_steps: of its sampler, which says how many frames there will be.
+        to_images: maps x_t to uint8 images.
 
     Attributes:
         frames: of the last run, (B, C, H, W) uint8 each: x_t at the scale that the network knows,
             clipped to the range of images, the noisiest first.
     """
 
-    def __init__(self, chain: SamplingLoop, num_steps: int) -> None:
+    def __init__(self, chain: SamplingLoop, num_steps: int, to_images: Decoder = to_uint8) -> None:
         self._chain = chain
+        self._to_images = to_images
         self.safeguards = chain.safeguards
         self._every = -(-num_steps // MAX_FRAMES)
         self.frames: list[Tensor] = []
@@ -46,7 +49,7 @@ class WatchedChain:
         def shown(x_t: Tensor, timesteps: Tensor) -> Tensor:
             nonlocal calls
             if calls % self._every == 0:
-                self.frames.append(to_uint8(x_t).cpu())
+                self.frames.append(self._to_images(x_t).cpu())
             calls += 1
             return denoiser(x_t, timesteps)
 

@@ -58,7 +58,7 @@ def sample_to_files(
         device=accelerator.device,
     )
     config, settings = trained.config, sampler_settings(arguments, trained.config)
-    if config.model.in_chans not in (1, 3) and kind != ARRAY:
+    if not config.makes_pictures and kind != ARRAY:
         channels = config.model.in_chans
         raise InputError(f"--output {output}: images of {channels} channels go to .npz only")
     assert arguments.num_images is not None  # the command has a default
@@ -100,7 +100,7 @@ def _change(sampler: ImageSampler, kind: str, interpolated: int | None) -> None:
     if interpolated is not None:
         interpolate(sampler, interpolated)
     if kind == ANIMATION:
-        sampler.chain = WatchedChain(sampler.chain, sampler.settings.num_steps)
+        sampler.chain = WatchedChain(sampler.chain, sampler.settings.num_steps, sampler.to_images)
 
 
 def _open_folder(
@@ -140,8 +140,8 @@ def _sample_all(sampler: ImageSampler, num_images: int, accelerator: Accelerator
             parts.append((indices, torch.stack([*(each[rows] for each in kept), images])))
             bar.update(len(indices) * accelerator.num_processes)
     everything = gather_object(parts)
-    num_frames = len(everything[0][1])
-    together = torch.empty(num_frames, num_images, *sampler.shape, dtype=torch.uint8)
+    num_frames, _, *shape = everything[0][1].shape
+    together = torch.empty(num_frames, num_images, *shape, dtype=torch.uint8)
     for indices, frames in everything:
         together[:, indices] = frames
     return together

@@ -17,6 +17,7 @@ from uvit_dia.config.schema import Config, DiffusionConfig, SampleConfig
 from uvit_dia.data.images import to_uint8
 from uvit_dia.rng import position_generator
 from uvit_dia.sampling.chain import Chain, Denoiser, SamplingLoop
+from uvit_dia.sampling.decoding import Decoder, make_decoder
 from uvit_dia.sampling.flow_chain import FlowChain
 from uvit_dia.sampling.guidance import ClassLabels, GuidedDenoiser, all_in_turn, guidance_facts
 from uvit_dia.sampling.schedulers import sampler_facts
@@ -49,11 +50,12 @@ class ImageSampler:
         denoiser: maps (x_t (B, C, H, W), timesteps (B,)) to the network's prediction.
         diffusion: the process that the network was trained on.
         settings: the sampler.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of x_0.
         batch_size: images a block.
         device: where the network lives.
         labels: classes of the images, for a conditional network.
         null_class: its label for no class, if it has one.
+        to_images: maps x_0 to uint8 images.
 
     Attributes:
         noise: that images start from.
@@ -71,6 +73,7 @@ class ImageSampler:
         device: torch.device | str,
         labels: ClassLabels | None = None,
         null_class: int | None = None,
+        to_images: Decoder = to_uint8,
     ) -> None:
         self.denoiser = denoiser
         self.settings = settings
@@ -81,6 +84,7 @@ class ImageSampler:
         self.device = torch.device(device)
         self.labels = labels
         self.null_class = null_class
+        self.to_images = to_images
         self.nfe = 0
 
     def sample(self, indices: Iterable[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -103,7 +107,7 @@ class ImageSampler:
             x_0 = self._sample_block(range(first, first + self.batch_size))
             rows = torch.tensor([index - first for index in wanted])
             self._refuse_non_finite(x_0, rows, first)
-            yield wanted, to_uint8(x_0).cpu()[rows]
+            yield wanted, self.to_images(x_0).cpu()[rows]
 
     def _refuse_non_finite(self, x_0: Tensor, rows: Tensor, first: int) -> None:
         """Refuse images that are not finite; `rows` are wanted, row 0 is image `first`."""
@@ -185,4 +189,5 @@ def make_sampler(
         device=device,
         labels=labels or all_in_turn(config),
         null_class=config.null_class,
+        to_images=make_decoder(config, settings, device),
     )

@@ -1,5 +1,7 @@
 """From a config to a trainer."""
 
+from dataclasses import replace
+
 from accelerate import Accelerator
 
 from uvit_dia.config.checks import check_images_at_a_time
@@ -92,12 +94,7 @@ def _make_batches(
         with memory_advice(
             "for the training images; data.on_device = False leaves them to the host"
         ):
-            images = ImageSet(
-                images.name,
-                images.images.to(accelerator.device),
-                images.labels,
-                images.class_names,
-            )
+            images = replace(images, images=images.images.to(accelerator.device))
     batches = TrainingBatches(
         images,
         config.train.batch_size,

@@ -15,6 +15,7 @@ from uvit_dia.evaluation.evaluator import Evaluator, make_evaluator
 from uvit_dia.evaluation.extractor_files import ExtractorSource
 from uvit_dia.evaluation.held_out_loss import HeldOutLoss, make_held_out_loss
 from uvit_dia.runs.folder import RunFolder
+from uvit_dia.sampling.decoding import make_decoder
 from uvit_dia.sampling.guidance import as_in
 from uvit_dia.sampling.probe import sampler_notes
 from uvit_dia.sampling.sampler import make_sampler
@@ -82,6 +83,8 @@ def make_tasks(
     if train.sample_every_steps or train.eval_every_steps:
         for note in sampler_notes(config.sample, config.diffusion):
             log.warn(note)
+        with failing_together():  # refuses before the training what the first preview would
+            make_decoder(config, config.sample, accelerator.device)
     measure_held_out = _held_out_task(config, accelerator)
     measure = _evaluation_task(config, accelerator, images, source, log)
 
