@@ -35,7 +35,7 @@ NOT_RUN = {
     r"^srun ": "needs Slurm: tests/slurm",
     r"--cluster slurm|--status$": "needs Slurm: tests/slurm; --status is run by tests/sweep",
     r"inception-v3-compat": "needs Inception's weights: test_extractors.py has stand-ins",
-    r"stabilityai/|latents": "needs an autoencoder of the Hub: tests/data/test_latents.py makes one",
+    r"stabilityai/|latents": "needs an autoencoder: test_latents.py makes one",
     r"-m pytest|-m benchmarks": "is a test, or measures for minutes",
     r"code=|^if |^exit|^grep|^while|^case|^\d+\||^\*\)|^esac|^done": "is a line of a shell script",
 }
