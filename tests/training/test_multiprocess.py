@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from tests.support.forked import Child, Finished, free_port, start_ranks
+from tests.support.image_sets import write_images
 from tests.support.runs import (
     ROOT,
     Fault,
@@ -124,7 +125,7 @@ def test_torchrun_trains_the_same_weights(
     assert json.loads((tmp_path / "env.json").read_text())["num_processes"] == 2
 
 
-def _train_and_record(arguments: list[str], folder: Path) -> None:
+def _train_and_record(arguments: list[str], folder: Path, fault: Fault | None = None) -> None:
     """Train; save which images each step of this rank took, and what the network saw of them."""
     rank = os.environ.get("RANK", "0")
     indices, draw = BatchOrder.indices, trainer.draw_batch
@@ -142,7 +143,7 @@ def _train_and_record(arguments: list[str], folder: Path) -> None:
     BatchOrder.indices = record_indices  # type: ignore[method-assign]
     trainer.draw_batch = record_batch  # type: ignore[assignment]
     try:
-        command("train", arguments)
+        command("train", arguments, fault)
     finally:
         save_file(seen, folder / f"rank{rank}.safetensors")
 
@@ -180,6 +181,39 @@ def test_killed_ranks_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert_done(again)
     assert "going on at step 4:" in again[0].stdout
     assert result(path) == result(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_memory_mapped_set_gives_the_same_batches_after_a_kill_in_mid_epoch(
+    tmp_path: Path, own_cache: Path, num_processes: int
+) -> None:
+    images = write_images(tmp_path / "images", *(f"{index:02d}.png" for index in range(20)))
+    changes: dict[str, object] = {
+        "data.name": "folder",
+        "data.path": images,
+        "data.memory_map": True,
+        "data.on_device": False,
+        "data.random_flip": True,
+        "model.in_chans": 3,
+        "train.batch_size": 6,  # three and a third an epoch
+    }
+    for name in ("in_memory", "mapped"):
+        (tmp_path / name).mkdir()
+    whole = train_arguments(tmp_path / "whole", {**changes, "data.memory_map": False})
+    assert_done(run_ranks(_train_and_record, whole, tmp_path / "in_memory", num_processes=1))
+    resumed = train_arguments(tmp_path / "run", changes)
+    for fault in (Fault("draw", 5), None):
+        mapped = (resumed, tmp_path / "mapped", fault)
+        finished = run_ranks(_train_and_record, *mapped, num_processes=num_processes)
+        code = 0 if fault is None else -signal.SIGKILL
+        assert [done.exit_code for done in finished] == [code] * num_processes, finished
+    assert len(list(own_cache.rglob("*.map"))) == 1
+    expected = load_file(tmp_path / "in_memory" / "rank0.safetensors")
+    parts = [load_file(tmp_path / "mapped" / f"rank{r}.safetensors") for r in range(num_processes)]
+    again = {name for part in parts for name in part}
+    assert {int(name.split()[1]) for name in again} == set(range(4, 12))  # on from step 4
+    for name in again:
+        assert torch.equal(torch.cat([part[name] for part in parts]), expected[name]), name
 
 
 def test_a_run_goes_on_with_another_number_of_processes_where_that_is_allowed(

@@ -35,13 +35,16 @@ def key_of(listing: Listing, image_format: ImageFormat, *, skip_unreadable: bool
     """
     facts = [VERSION, PIL.__version__, asdict(image_format), skip_unreadable, listing.source]
     digest = hashlib.sha256(json.dumps([*facts, listing.num_images]).encode())
-    for file in listing.files:
+    here, quoted = Path.cwd(), json.encoder.encode_basestring_ascii
+    for file in map(str, listing.files):
         try:
-            status = file.stat()
+            status = os.stat(file)  # noqa: PTH116, a Path would take longer than the call
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror}") from error
-        times = [status.st_mtime_ns, status.st_ctime_ns]
-        digest.update(json.dumps([str(file.absolute()), status.st_size, *times]).encode())
+        place = file if file.startswith("/") else str(here / Path(file))
+        times = f"{status.st_mtime_ns}, {status.st_ctime_ns}"
+        # what json.dumps makes of a list, in a fifth of its time: there may be a million files
+        digest.update(f"[{quoted(place)}, {status.st_size}, {times}]".encode())
     return digest.hexdigest()
 
 

@@ -1,7 +1,5 @@
 """What a file is: by its name, to list folders, and by its first bytes, if it cannot be read."""
 
-from pathlib import PurePath
-
 # What Pillow reads as a still image, with the suffixes by which a folder's images are found. EPS,
 # PDF and WMF are not among them: other programs would run to draw them.
 IMAGE_FORMATS = {
@@ -79,7 +77,9 @@ DECODED_KINDS = ("a PNG", "a JPEG", "a GIF", "a BMP", "a TIFF", "a WebP", "a PSD
 
 def suffix_of(name: str) -> str:
     """Return the suffix of a file name in lower case, whatever blanks stand behind it."""
-    return PurePath(name.rstrip()).suffix.lower()
+    stem, _, suffix = name.rstrip().rpartition(".")
+    is_one = suffix and stem and not stem.endswith("/") and "/" not in suffix
+    return f".{suffix.lower()}" if is_one else ""
 
 
 def is_of_the_system(name: str) -> bool:

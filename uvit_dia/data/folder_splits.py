@@ -68,11 +68,12 @@ def refuse_splits_in_classes(tree: Tree) -> None:
         InputError: naming these folders, with the number of their images.
     """
     found: Counter[str] = Counter()
-    for file in tree.images:
-        parts = file.relative_to(tree.root).parts[:-1]
+    folders = Counter(tree.inside(file).rpartition("/")[0] for file in tree.images)
+    for folder, count in folders.items():
+        parts = folder.split("/")
         depth = next((i for i, part in enumerate(parts) if split_called(part)), None)
         if depth is not None:
-            found["/".join(parts[: depth + 1])] += 1
+            found["/".join(parts[: depth + 1])] += count
     if found:
         raise InputError(
             f"data.path: folders in {tree.root} hold folders that are named like splits: "

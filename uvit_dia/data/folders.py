@@ -55,16 +55,17 @@ def list_folder(path: Path, split: str) -> Listing | None:
 def _listing(path: Path, tree: Tree, classes: list[str], source: str, beside: list[str]) -> Listing:
     files = tuple(tree.files["image"])
     place = {name: label for label, name in enumerate(classes)}
-    in_root = [file.relative_to(tree.root).parts for file in files]
-    is_labelled = any(len(parts) > 1 for parts in in_root)
+    # (folder in the root, "/" below it, the rest), of each file
+    in_root = [tree.inside(file).partition("/") for file in files]
+    is_labelled = any(slash for _, slash, _ in in_root)
 
     def encoded() -> Iterator[EncodedImage]:
-        return (EncodedImage(str(file), partial(_read, file)) for file in files)
+        return (EncodedImage(file, partial(_read, file)) for file in files)
 
     notes = [f"beside it: {', '.join(beside)}"] if beside else []
     if is_labelled:
-        notes += _notes_on_classes(classes, Counter(parts[0] for parts in in_root))
-        deep = sum(len(parts) > 2 for parts in in_root)
+        notes += _notes_on_classes(classes, Counter(folder for folder, _, _ in in_root))
+        deep = sum("/" in rest for _, _, rest in in_root)
         notes += [f"{deep} in folders inside class folders"] if deep else []
     tree.leave_out_all_but("image", "unread image")
     return Listing(
@@ -73,24 +74,24 @@ def _listing(path: Path, tree: Tree, classes: list[str], source: str, beside: li
         len(files),
         encoded,
         files,
-        labels=tuple(place[parts[0]] for parts in in_root) if is_labelled else None,
+        labels=tuple(place[folder] for folder, _, _ in in_root) if is_labelled else None,
         class_names=tuple(classes) if is_labelled else (),
         unreadable=_unreadable(tree),
         notes=(*notes, *tree.left_out.notes()),
     )
 
 
-def _read(file: Path) -> bytes:
+def _read(file: str) -> bytes:
     try:
-        return file.read_bytes()
+        return Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _unreadable(tree: Tree) -> tuple[UnreadableImageError, ...]:
-    broken = [UnreadableImageError(str(link), "a link to nothing") for link in tree.broken]
+    broken = [UnreadableImageError(link, "a link to nothing") for link in tree.broken]
     unread = [
-        UnreadableImageError(str(file), f"{suffix_of(file.name)} is not read; convert it to PNG")
+        UnreadableImageError(file, f"{suffix_of(file)} is not read; convert it to PNG")
         for file in tree.files["unread image"]
     ]
     return (*broken, *unread)
@@ -98,7 +99,7 @@ def _unreadable(tree: Tree) -> tuple[UnreadableImageError, ...]:
 
 def _refuse_loose(path: Path, tree: Tree) -> None:
     """Refuse images beside folders that hold images: do they belong to the set?"""
-    loose = [file for file in tree.images if file.parent == tree.root]
+    loose = [Path(file) for file in tree.images if "/" not in tree.inside(file)]
     unclear = loose if len(loose) < len(tree.images) else []
     if tree.root != path:
         unclear += sorted(p for p in path.iterdir() if kind_of(p.name) == "image" and p.is_file())

@@ -59,7 +59,7 @@ class Listing:
     source: str
     num_images: int
     encoded: Callable[[], Iterator[EncodedImage]]
-    files: tuple[Path, ...]
+    files: tuple[Path | str, ...]
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     unreadable: tuple[UnreadableImageError, ...] = ()

@@ -83,7 +83,7 @@ def find_shards(path: Path, split: str) -> Shards | None:
     tree = walk(path)
     if tree.broken:
         raise InputError(f"data.path: {tree.broken[0]} is a link to nothing")
-    shards = [_read_name(file, path) for file in tree.files["parquet"]]
+    shards = [_read_name(file, path) for file in map(Path, tree.files["parquet"])]
     training = [shard for shard in shards if shard.split == "train"]
     if not any(shard.split for shard in shards):
         training = shards
