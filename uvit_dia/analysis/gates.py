@@ -50,7 +50,8 @@ def gate_statistics(seen: Observations, num_train_timesteps: int | None) -> dict
         seen: what the units gave.
         num_train_timesteps: T; None of images without noise, which have no `by_timestep`.
 
-    Returns: `by_block`: (n,) mean, std over all, std_between_channels (of the channels' means) and
+    Returns:
+        `by_block`: (n,) mean, std over all, std_between_channels (of the channels' means) and
         std_between_images (within a channel, root mean square over the channels), whose squares add
         up to that of std; and quantiles. `by_channel`: (n, D) mean and std over images.
         `by_timestep`: (n, levels) mean and std over images and channels, NaN where no image has

@@ -24,11 +24,13 @@ Watcher = Callable[[nn.Module, Tensor, int, Output], Output | None]
 class Observations:
     """What the units gave for each image; n blocks carry the unit.
 
-    Attributes: blocks: their places in the order of the data, ascending. maps: (n, N, D) float32 on
-        the CPU, attention maps. gates: (n, N, D) float32 on the CPU, what multiplied the channels:
-        the unit's `gate` of its map. Of a unit whose map differs from token to token it is that of
-        the tokens' mean, and a spatial part is left out. timesteps: (N,) int64, noise level of each
-        image; None where there is no noise.
+    Attributes:
+        blocks: their places in the order of the data, ascending.
+        maps: (n, N, D) float32 on the CPU, attention maps.
+        gates: (n, N, D) float32 on the CPU, what multiplied the channels: the unit's `gate` of its
+            map. Of a unit whose map differs from token to token it is that of the tokens' mean, and
+            a spatial part is left out.
+        timesteps: (N,) int64, noise level of each image; None for a backbone without noise.
     """
 
     blocks: tuple[int, ...]
@@ -74,13 +76,13 @@ def replaced_gates(model: UViT, gates: Mapping[int, Tensor | None]) -> Iterator[
     """Put constants in the place of the gates of some blocks.
 
     The unit still reads the block's tokens and hands its state on, so a recurrent unit's later
-        blocks see the same
-    kind of past; only its action on these blocks' tokens is taken out, all of it: also what differs
-        from token to
-    token in the units where something does.
+    blocks see the same kind of past; only its action on these blocks' tokens is taken out, all of
+    it: also what differs from token to token in the units where something does.
 
-    Args: model: the network. gates: block index -> (D,) or (L, D) numbers that multiply the
-        channels, or None for 1, that is, no multiplication.
+    Args:
+        model: the network.
+        gates: block index -> (D,) or (L, D) numbers that multiply the channels, or None for 1, that
+            is, no multiplication.
     """
 
     def replace(unit: nn.Module, y: Tensor, block_index: int, output: Output) -> Output | None:
@@ -118,8 +120,9 @@ def observe(subject: Subject) -> Observations:
 def mean_gates(subject: Subject) -> dict[int, Tensor]:
     """Average over the images all that multiplies the tokens.
 
-    Returns: Block index -> (1, D) or, of a unit whose gate differs from token to token, (L, D);
-        float32 on the CPU.
+    Returns:
+        Block index -> (1, D) or, of a unit whose gate differs from token to token, (L, D); float32
+        on the CPU.
     """
     model = subject.trained.model
     sums: dict[int, Tensor] = {}

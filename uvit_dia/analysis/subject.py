@@ -125,10 +125,9 @@ def make_subject(
     """Choose the images of an analysis, and the noise level of each.
 
     Noise levels are spread evenly over the T training timesteps, one an image: image i of N has
-        timestep
-    `floor((i + 1/2) T / N)`. Since the images are drawn in random order, that is the training
-        loss's uniform draw with
-    less scatter. Levels that the user names are dealt out in turn.
+    timestep `floor((i + 1/2) T / N)`. Since the images are drawn in random order, that is the
+    training loss's uniform draw with less scatter. Levels that the user names are dealt out in
+    turn.
 
     Args:
         trained: the model.

@@ -1,11 +1,13 @@
 """Write a trained model as a folder that diffusers loads where this package is not installed.
 
     python -m uvit_dia.export RUN DIR [--push OWNER/NAME] [--private]
+    python -m uvit_dia.export RUN DIR --space
     python -m uvit_dia.export FILE.pth DIR --config cifar10_uvit
 
 RUN is a run's folder or a step folder; FILE.pth holds weights of the U-ViT authors. DIR gets
 weights, scheduler, code in two files and a model card; --push uploads it to the Hugging Face Hub as
-well.
+well. --space adds `app.py`, requirements.txt and a header, with which the folder is a hosted Space
+that shows the demo page.
 """
 
 from pathlib import Path
@@ -53,6 +55,7 @@ def read_arguments(argv: list[str]) -> ExportArguments:
     for name, meaning in texts.items():
         flags.DEFINE_string(name, None, meaning, flag_values=values)
     flags.DEFINE_bool("private", False, "Upload to a private repository.", flag_values=values)
+    flags.DEFINE_bool("space", False, "Write a hosted Space of the demo page.", flag_values=values)
     flags.DEFINE_bool("use_ema", True, "Export the averaged weights.", flag_values=values)
     words = []
     rest = list(argv[1:])
@@ -71,6 +74,11 @@ def read_arguments(argv: list[str]) -> ExportArguments:
     repository = values["push"].value
     if repository is not None:
         check_repository(repository)
+        if values["space"].value:
+            raise InputError(
+                "--space: --push uploads models; upload the folder with "
+                "hf upload OWNER/NAME DIR --repo-type space"
+            )
     check_target(target)
     return ExportArguments(
         source=find_source(source, has_config=config is not None, flag="export"),
@@ -80,6 +88,7 @@ def read_arguments(argv: list[str]) -> ExportArguments:
         repository=repository,
         private=bool(values["private"].value),
         license=values["license"].value,
+        space=bool(values["space"].value),
     )
 
 

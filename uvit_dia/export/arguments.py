@@ -22,6 +22,7 @@ class ExportArguments:
         repository: id on the Hugging Face Hub to upload to; None for no upload.
         private: whether that repository is private.
         license: of the weights, for the model card; None if nobody said.
+        space: whether the folder gets what a hosted Space needs.
     """
 
     source: Path
@@ -31,6 +32,7 @@ class ExportArguments:
     repository: str | None = None
     private: bool = False
     license: str | None = None
+    space: bool = False
 
 
 def check_target(path: Path) -> None:

@@ -29,12 +29,12 @@ def write_card(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         tags=["diffusion", "u-vit", "uvit_dia"],
-        model_name=_title(trained),
+        model_name=card_title(trained),
         eval_results=None if record is None else [_result(record, config)],
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {_title(trained)}",
+        f"# {card_title(trained)}",
         _what(trained),
         f"![Samples]({PREVIEW})" if (folder / PREVIEW).is_file() else "",
         _use(config, settings),
@@ -55,7 +55,8 @@ def newest_record(run: Path | None, sha256: str) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-def _title(trained: TrainedModel) -> str:
+def card_title(trained: TrainedModel) -> str:
+    """Return what a model is called: its unit, its data and their size."""
     config = trained.config
     unit = "" if config.model.attention == "none" else f" with {config.model.attention}"
     return f"U-ViT{unit}, {config.data.name}, {config.model.img_size}x{config.model.img_size}"

@@ -14,8 +14,9 @@ from uvit_dia.config.sampling import VP_SDE_SAMPLERS
 from uvit_dia.config.schema import Config, SampleConfig
 from uvit_dia.export.arguments import ExportArguments
 from uvit_dia.export.bundle import bundle
-from uvit_dia.export.card import PREVIEW, write_card
+from uvit_dia.export.card import PREVIEW, card_title, write_card
 from uvit_dia.export.pipeline import MODEL_FILE, PIPELINE_FILE
+from uvit_dia.export.space import write_space
 from uvit_dia.runs.exported import DESCRIPTION, WEIGHTS
 from uvit_dia.runs.hub import told_by_the_hub
 from uvit_dia.runs.open_model import open_model
@@ -53,6 +54,8 @@ def export(arguments: ExportArguments) -> None:
         )
     with _whole_or_nothing(arguments.target) as folder:
         write_folder(folder, trained, license=arguments.license)
+        if arguments.space:
+            write_space(folder, card_title(trained), license=arguments.license)
     print(f"{arguments.target}: {trained.named_weights}; load it by")
     print(f'  DiffusionPipeline.from_pretrained("{arguments.target}", trust_remote_code=True)')
     if arguments.repository is not None:
