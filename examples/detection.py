@@ -15,7 +15,6 @@ of it after 2/3 and again after 11/12 of the epochs, as torchvision trains them 
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from examples.coco_data import Annotated, CocoSet, Target, read_coco
 from examples.coco_metrics import as_coco, coco_metrics
 from examples.detection_models import BACKBONES, DETECTORS, add_unit, make_detector
-from examples.training import fit
+from examples.training import train
 from examples.unit_options import read_options
 from uvit_dia.rng import integer_rows, permutation
 from uvit_dia.system.errors import InputError
@@ -188,10 +187,10 @@ def read_sets(arguments: argparse.Namespace) -> tuple[CocoSet, CocoSet]:
         if images is None or annotations is None:
             raise InputError(f"give --data, or --{part}_images and --{part}_json")
         found.append(read_coco(Path(annotations).expanduser(), Path(images).expanduser()))
-    train, test = found
-    if train.category_ids != test.category_ids:
-        raise InputError(f"{train.path} and {test.path} have different categories")
-    return train, test
+    first, test = found
+    if first.category_ids != test.category_ids:
+        raise InputError(f"{first.path} and {test.path} have different categories")
+    return first, test
 
 
 def make_task(arguments: argparse.Namespace) -> Detection:
@@ -210,17 +209,17 @@ def make_task(arguments: argparse.Namespace) -> Detection:
     options = read_options(arguments.option)
     if arguments.unit == "none" and (options or arguments.unshared):
         raise InputError("--option and --unshared are of a unit; give --unit")
-    train, test = read_sets(arguments)
-    if len(train) < arguments.batch_size:
+    images, test = read_sets(arguments)
+    if len(images) < arguments.batch_size:
         raise InputError(
-            f"--batch_size {arguments.batch_size} is larger than the {len(train)} training images"
+            f"--batch_size {arguments.batch_size} is larger than the {len(images)} training images"
         )
     torch.manual_seed(arguments.seed)
     side = arguments.img_size
     model = make_detector(
         arguments.detector,
         arguments.backbone,
-        len(train.category_ids),
+        len(images.category_ids),
         img_size=(side, side * 1333 // 800),
         smallest_anchor=arguments.smallest_anchor,
         weights=None if arguments.weights is None else Path(arguments.weights).expanduser(),
@@ -240,30 +239,19 @@ def make_task(arguments: argparse.Namespace) -> Detection:
     )
     facts = {
         **{name: value for name, value in vars(arguments).items() if name not in places},
-        "train_sha256": sha256_file(train.path),
+        "train_sha256": sha256_file(images.path),
         "test_sha256": sha256_file(test.path),
-        "num_train": len(train),
+        "num_train": len(images),
         "unit_weights": num_weights,
         "all_weights": sum(p.numel() for p in model.parameters()),
     }
-    return Detection(model, train, test, facts, arguments)
+    return Detection(model, images, test, facts, arguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says; wrong input ends with one line and exit code 2."""
     arguments = parser().parse_args(argv)
-    try:
-        accelerator = Accelerator()
-        task = make_task(arguments)
-        if task.batch_size % accelerator.num_processes:
-            raise InputError(
-                f"--batch_size {task.batch_size} is not divisible by "
-                f"{accelerator.num_processes} processes"
-            )
-        fit(task, task.folder, accelerator)
-    except InputError as error:
-        print(f"detection: {error}", file=sys.stderr)
-        sys.exit(2)
+    train("detection", lambda: make_task(arguments), arguments.workdir)
 
 
 if __name__ == "__main__":
