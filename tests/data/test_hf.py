@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.image_sets import encoded
 from uvit_dia.data import hf
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_image_set
@@ -78,6 +80,31 @@ def test_a_folder_of_images_is_read_by_its_builder(
         Image.fromarray(image).save(place / f"{index:02d}.png")
     found = read(tmp_path / "images")
     assert found is not None and len(found) == COUNT and found.class_names == ("cat", "dog")
+
+
+@has_datasets
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_webdataset_shards_are_read_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_map: bool
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard, rows in enumerate((range(10), range(10, 20), range(20, COUNT))):
+        name = f"train-{shard:05d}.tar" if shard < 2 else "test-00000.tar"
+        with tarfile.open(folder / name, "w") as archive:
+            for row in rows:
+                content = encoded(pixels()[row])
+                member = tarfile.TarInfo(f"{row:05d}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    train, test = (read(folder, split, memory_map=memory_map) for split in ("train", "test"))
+    assert train is not None and test is not None
+    found = torch.cat((train.images, test.images)).permute(0, 2, 3, 1)
+    assert np.array_equal(found.numpy(), pixels()) and (len(train), len(test)) == (20, 4)
+    assert train.labels is None
 
 
 @has_datasets
