@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 # Part of a command -> why it is not executed here; all have been parsed by test_commands.py.
 NOT_RUN = {
+    r"--push|^hf upload": "needs an account of the Hub: tests/export/test_hub.py has a stand-in",
+    r"\.pth": "needs the authors' files: tests/export/test_official.py makes such",
     r"^make ": "installs or tests; tests/test_quickstart.py runs the quickstart's own lines",
     r"^pip install": "installs what is installed",
     r"^\. \.venv": "activates what make has made",
@@ -120,7 +122,9 @@ def command_line(command: Command) -> list[str]:
         "torchrun": "torch.distributed.run",
         "accelerate": "accelerate.commands.accelerate_cli",
     }
-    if before[0] in modules:
+    if before[0] == "uvit-dia":
+        before = [sys.executable, "-m", "uvit_dia", *before[1:]]
+    elif before[0] in modules:
         before = [sys.executable, "-m", modules[before[0]], *before[1:]]
     else:
         before = [sys.executable, *before[1:]]
@@ -129,11 +133,12 @@ def command_line(command: Command) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a tiny run of the quickstart's config, trained by the command of the tutorial."""
+    """Return a folder with tiny runs, by the tutorial's command: without and with classes."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ["train.py", "--config", "configs/digits_uvit_dia.py", "--workdir", str(folder / "run")]
-    run([sys.executable, *words, *SMALL], ROOT)
-    return folder / "run"
+    for config in ("digits_uvit_dia", "digits_uvit_dia_cond"):
+        words = ["train.py", "--config", f"configs/{config}.py", "--workdir", str(folder / config)]
+        run([sys.executable, *words, *SMALL], ROOT)
+    return folder
 
 
 @pytest.fixture
@@ -143,8 +148,9 @@ def clone(tmp_path: Path, trained: Path) -> Path:
     folder.mkdir()
     for name in ("train.py", "sample.py", "eval_fid.py", "configs", "examples", "uvit_dia"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("RUN", "RUN_WITHOUT_THE_UNIT", "runs/quickstart", "runs/cifar10_uvit_dia"):
-        shutil.copytree(trained, folder / name)
+    for name in ("RUN", "RUN_WITHOUT_THE_UNIT", "runs/cifar10_uvit_dia"):
+        shutil.copytree(trained / "digits_uvit_dia", folder / name)
+    shutil.copytree(trained / "digits_uvit_dia_cond", folder / "runs" / "quickstart")
     pictures(folder / "IMAGES", 24, side=40, channels=3)
     pictures(folder / "SAMPLES", 40, side=8, channels=1)
     return folder
@@ -166,7 +172,13 @@ def test_commands_of_a_page(page: Path, clone: Path) -> None:
 
 
 # Names that a page's Python takes for granted -> code that makes them.
-GIVEN = {"README.md": "import timm\nresnet = timm.create_model('resnet26', num_classes=10)\n"}
+EXPORTED = (
+    "from uvit_dia.export.__main__ import main\nmain(['export', 'runs/quickstart', 'exported'])\n"
+)
+GIVEN = {
+    "docs/export.md": EXPORTED,
+    "README.md": "import timm\nresnet = timm.create_model('resnet26', num_classes=10)\n",
+}
 
 
 def python_blocks() -> Iterator[Path]:
