@@ -534,7 +534,7 @@ def _train_without_memory(arguments: list[str], module: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "advice"),
     [
-        ("training.build", "ImageSet", "for the training images; data.on_device = False"),
+        ("training.build", "replace", "for the training images; data.on_device = False"),
         ("training.networks", "EMA", "for weights, average and optimizer; with another --workdir"),
         (
             "training.tasks",
