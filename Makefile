@@ -13,7 +13,7 @@ RELEASE := $(VENV)-release
 DEMO := $(VENV)-demo
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands demo-test dist dockerfile lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands demo-test notebook dist dockerfile lint format clean
 
 # The package with all that its tests and checks need.
 install: $(VENV)/.installed
@@ -132,6 +132,11 @@ $(DEMO)/.installed: pyproject.toml constraints.txt constraints-demo.txt
 	$(DEMO)/bin/python $(PIP) --constraint $(DEMO)/constraints.txt --constraint constraints-demo.txt \
 		--editable '.[demo]' pytest pytest-timeout playwright axe-playwright-python
 	touch $@
+
+# notebooks/quickstart.ipynb from its first cell to its last; nothing is written. `python .ci/notebook.py` stores
+# what it shows.
+notebook: install
+	$(BIN)/python .ci/notebook.py --check
 
 # Wheel and source archive into dist/, checked as PyPI checks them.
 dist: $(RELEASE)/.installed
