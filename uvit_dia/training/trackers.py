@@ -46,7 +46,10 @@ def usable_tracker(name: str, warn: Warn) -> str:
 def start_trackers(
     accelerator: Accelerator, config: Config, folder: RunFolder, *, step: int, warn: Warn
 ) -> None:
-    """Start the trackers of a run, at its first start with its config as plain values.
+    """Start the trackers of a run with its config as plain values.
+
+    TensorBoard and wandb keep the config of the first start; Trackio would replace it by nothing
+    when a run is resumed, and is told it at every start.
 
     Args:
         accelerator: made with the run's folder.
@@ -68,7 +71,7 @@ def start_trackers(
             kwargs = {config.train.tracker: _run_of(config.train.tracker, folder)}
         accelerator.init_trackers(
             PROJECT if is_online else "train",
-            config=values if is_new else None,
+            config=values if is_new or config.train.tracker == "trackio" else None,
             init_kwargs=kwargs,
         )
     except Exception as error:  # such as a path that its files cannot name, or no network
