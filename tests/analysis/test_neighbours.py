@@ -1,6 +1,9 @@
 """The training images nearest to samples: against sorting by hand, and copies that were planted."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,15 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 import train
-from tests.support.runs import train_arguments
+from tests.support.hub import serving
+from tests.support.runs import ROOT, train_arguments, tree
 from uvit_dia.analysis import __main__ as analysis
 from uvit_dia.analysis import neighbours as module
 from uvit_dia.analysis.neighbours import nearer_share, nearest
 from uvit_dia.data.digits import read_digits
+from uvit_dia.export.__main__ import main as export
 from uvit_dia.sampling.sampler import ImageSampler
+from uvit_dia.system.errors import InputError
 
 FLAGS = ["--num_images", "40", "--sampler", "dpmpp_2m", "--num_steps", "2"]
 CHANGES: dict[str, object] = {"train.num_steps": 3, "sample.batch_size": 16}
@@ -121,3 +127,48 @@ def test_pixels_are_compared_in_the_unit_range(run: Path, tmp_path: Path) -> Non
     assert min(first) > 0 and max(first) < 0.5
     index = record["results"]["pixels"]["neighbours"][0][0]
     assert 0 <= index < len(training)
+
+
+def test_an_exported_folder_and_its_id_give_the_numbers_of_the_run(
+    run: Path, tmp_path: Path
+) -> None:
+    wanted = found_in(run, tmp_path / "of the run")
+    exported = tmp_path / "exported"
+    export(["export", str(run), str(exported)])
+    before = tree(exported)
+    found = found_in(exported, tmp_path / "of the folder")
+    assert found["results"] == wanted["results"] and found["step"] == wanted["step"]
+    with pytest.raises(InputError, match="--output is missing: an exported folder stays as it is"):
+        analysis.main(["analysis.py", "neighbours", "--checkpoint", str(exported), *FLAGS])
+    assert tree(exported) == before
+    with serving() as hub:
+        hub.repositories["someone/a-model"] = {
+            path.relative_to(exported).as_posix(): path.read_bytes()
+            for path in exported.rglob("*")
+            if path.is_file()
+        }
+        words = ["neighbours", "--checkpoint=someone/a-model", "--output=of_the_id", *FLAGS]
+        finished = subprocess.run(
+            [sys.executable, "-m", "uvit_dia.analysis", *words],
+            check=False,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(tmp_path / "hf"),
+                "PYTHONPATH": str(ROOT),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert finished.returncode == 0, finished.stderr
+    record = json.loads((tmp_path / "of_the_id" / "neighbours.json").read_text())
+    assert record["results"] == wanted["results"]
+
+
+def test_weights_alone_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"x")
+    with pytest.raises(InputError, match="--checkpoint") as refused:
+        found_in(tmp_path / "x.pth", tmp_path)
+    assert "--config" not in str(refused.value) and "\n" not in str(refused.value)

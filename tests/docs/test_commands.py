@@ -31,7 +31,7 @@ STOPS = {
     "eval": ("evaluation.command.with_source", "evaluation.command.find_reference"),
     "sweep": ("sweep.__main__.make_plan", "sweep.__main__.show_status"),
     "report": ("report.__main__.check_packages",),
-    "analyse": ("analysis.__main__.check_checkpoint",),
+    "analyse": ("analysis.__main__.find_source",),
 }
 # What a sentence leaves out because its paragraph has said it.
 LEFT_OUT = {

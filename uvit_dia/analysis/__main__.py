@@ -6,11 +6,14 @@ writes RUN/analysis/COMMAND.json and its picture as COMMAND.png and COMMAND.svg.
 measures, and what it cannot show, stands in docs/analyses.md.
 """
 
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from uvit_dia import cli
 from uvit_dia.analysis.arguments import COMMANDS, read_arguments
 from uvit_dia.runs.find import check_checkpoint
+from uvit_dia.runs.sources import find_source, is_weight_file
 from uvit_dia.system.errors import InputError
 
 USAGE = """Look inside a trained run.
@@ -38,14 +41,21 @@ def main(argv: list[str]) -> None:
         InputError: if the command line does not fit, or the run does not fit the command.
     """
     arguments = read_arguments(argv, USAGE)
-    check_checkpoint(arguments.checkpoint)
+    arguments = replace(arguments, checkpoint=_found(arguments.checkpoint, "--checkpoint"))
     if arguments.compare is not None:
-        check_checkpoint(arguments.compare, "--compare")
+        arguments = replace(arguments, compare=_found(arguments.compare, "--compare"))
     check_packages()
     # torch is imported from here on
     from uvit_dia.analysis.run import run_analysis
 
     print(run_analysis(arguments))
+
+
+def _found(path: Path, flag: str) -> Path:
+    """Return where a run, a step folder or an exported folder lies; fetch one from the Hub."""
+    if is_weight_file(path):  # whose network no flag of an analysis names
+        check_checkpoint(path, flag)
+    return find_source(path, has_config=False, flag=flag)
 
 
 if __name__ == "__main__":

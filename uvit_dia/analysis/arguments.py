@@ -42,7 +42,7 @@ class AnalysisArguments:
 
     Attributes:
         command: one of `COMMANDS`.
-        checkpoint: a run or a step folder.
+        checkpoint: a run, a step folder, an exported folder or its id on the Hub.
         output: folder of the results.
         seed: of everything that is drawn.
         batch_size: images at a time.
@@ -104,7 +104,7 @@ def read_arguments(argv: list[str], usage: str) -> AnalysisArguments:
 def _define_flags(command: str) -> flags.FlagValues:
     """Define the flags that a command takes, and no others: a flag without effect is refused."""
     values = cli.new_flags()
-    folder = "A run's folder or a step folder."
+    folder = "A run's folder, a step folder, an exported folder or its id on the Hub."
     flags.DEFINE_string("checkpoint", None, folder, flag_values=values)
     where = "Folder of the results (RUN/analysis)."
     flags.DEFINE_string("output", None, where, flag_values=values)

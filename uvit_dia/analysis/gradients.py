@@ -30,7 +30,8 @@ from uvit_dia.config.files import to_plain
 from uvit_dia.plots.parts import BOX_SENTENCE, QUANTILES, draw_boxes, explain, quantiles
 from uvit_dia.plots.style import PAPER, WIDTH, look, style
 from uvit_dia.rng import permutation
-from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.runs.open_model import open_model
+from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.system.errors import InputError
 from uvit_dia.training.noised_batch import NoisedBatch
 
@@ -176,7 +177,7 @@ def analyse_gradients(
 
 def _other_subject(arguments: AnalysisArguments, first: Subject) -> Subject:
     assert arguments.compare is not None
-    other = load_run(
+    other = open_model(
         arguments.compare,
         use_ema=arguments.use_ema,
         device=first.device,

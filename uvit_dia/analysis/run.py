@@ -19,7 +19,9 @@ from uvit_dia.analysis.sensitivity import analyse_sensitivity
 from uvit_dia.plots.parts import name_subject
 from uvit_dia.plots.style import png_bytes, svg_bytes
 from uvit_dia.runs.folder import versions
-from uvit_dia.runs.trained_model import TrainedModel, load_run
+from uvit_dia.runs.open_model import open_model
+from uvit_dia.runs.sources import is_exported
+from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_atomically, write_json
@@ -50,7 +52,7 @@ def run_analysis(arguments: AnalysisArguments) -> str:
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
         raise InputError("an analysis runs in one process; start it without a launcher")
-    trained = load_run(
+    trained = open_model(
         arguments.checkpoint,
         use_ema=arguments.use_ema,
         device=accelerator.device,
@@ -86,6 +88,10 @@ def _subject(arguments: AnalysisArguments, trained: TrainedModel) -> str:
 def _output_folder(arguments: AnalysisArguments, trained: TrainedModel) -> Path:
     """Return where results go, after a look whether they can."""
     folder = arguments.output
+    if folder is None and is_exported(arguments.checkpoint):
+        raise InputError(
+            "--output is missing: an exported folder stays as it is, so say where results go"
+        )
     if folder is None and not (arguments.checkpoint / "manifest.json").is_file():
         folder = arguments.checkpoint / "analysis"  # of a run, under the name that the user gave it
     elif folder is None:
