@@ -12,6 +12,7 @@ Labels) with `test_list.txt`, which names the test images.
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,7 +166,7 @@ class MaskFolder:
     folder: Path
     img_size: int
 
-    def read(self, files: tuple[Path, ...]) -> Tensor:
+    def read(self, names: Sequence[str | Path]) -> Tensor:
         """Return the masks of images, (N, H, W) bool; an image without a file has an empty one.
 
         Raises:
@@ -173,6 +174,7 @@ class MaskFolder:
                 another size than its image.
         """
         image_format = ImageFormat(self.img_size, 1, resize=True)
+        files = [Path(name) for name in names]
         masks = np.zeros((len(files), self.img_size, self.img_size), dtype=bool)
         stems = Counter(file.stem for file in files)
         found = 0

@@ -86,7 +86,7 @@ def start_and_read(name: str, path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("name", ["parquet", "folder"])
+@pytest.mark.parametrize("name", ["parquet", pytest.param("folder", marks=pytest.mark.slow)])
 def test_a_million_images_start_at_once_and_stay_on_the_disk(
     name: str, tmp_path: Path, own_cache: Path
 ) -> None:
