@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "quickstart.ipynb"
 CELL_SECONDS = 600  # that a cell may take
-OF_THIS_MACHINE = re.compile(r"/(?:home|root|tmp|Users|var)/\S*")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/[\w.-]+/\S*")
 
 
 def cleaned(outputs: list) -> list:
@@ -26,7 +26,7 @@ def cleaned(outputs: list) -> list:
         if output.output_type == "stream":
             if output.name == "stderr":
                 continue  # bars and warnings
-            output.text = OF_THIS_MACHINE.sub("FOLDER", output.text)
+            output.text = ABSOLUTE_PATH.sub("FOLDER", output.text)
         data = output.get("data", {})
         if "application/vnd.jupyter.widget-view+json" in data:
             continue

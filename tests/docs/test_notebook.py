@@ -6,8 +6,8 @@
 import ast
 import json
 import re
-
-import pytest
+import tempfile
+from pathlib import Path
 
 from tests.support.documents import ROOT
 
@@ -15,6 +15,7 @@ NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
 MAX_BYTES = 1_000_000
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/[\w.-]+/\S*")
 
 
 def source(cell: dict) -> str:
@@ -45,7 +46,8 @@ def test_it_shows_what_it_showed() -> None:
     assert NOTEBOOK.stat().st_size < MAX_BYTES
 
 
-@pytest.mark.parametrize("trace", ["/home/", "/root/", "/tmp/", "/Users/"])
-def test_it_names_no_place_of_the_machine(trace: str) -> None:
+def test_it_names_no_place_of_the_machine() -> None:
     shown = json.dumps(outputs("stream"))
-    assert trace not in shown
+    assert ABSOLUTE_PATH.findall(shown) == []
+    assert ABSOLUTE_PATH.findall(f"{Path.home()} {tempfile.gettempdir()}/x, {ROOT}/y") != []
+    assert ABSOLUTE_PATH.findall("https://example.org/a/b, docs/how-to/python.md, 3 / 4") == []
