@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from examples.classification_data import DATA_NAMES, Batch, ClassData, Share, load_data
 from examples.classification_models import MODEL_NAMES, Images, add_unit, make_classifier
 from examples.classification_recipes import RECIPES, ByRecipe, Recipe
+from examples.command import command_parser
 from examples.training import MAX_GRAD_NORM, train
 from examples.unit_options import read_options
 from uvit_dia.models.units.registry import ATTENTION_NAMES
@@ -90,11 +91,7 @@ class Classification(ByRecipe):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.classification",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("classification", __doc__)
     made.add_argument("--data", default="digits", choices=DATA_NAMES)
     made.add_argument("--path", default="", help="where the data lie")
     made.add_argument("--num_train", type=int, help="training images that are used, not all")

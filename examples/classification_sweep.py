@@ -10,7 +10,6 @@ the same images in the same order under all variants), and Student's as in the p
 XI), each with Holm's correction.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -24,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.command import command_parser, refusing_in_one_line
 from uvit_dia.models.units.registry import ATTENTION_NAMES
 from uvit_dia.report.statistics import holm, paired_test, student_test
 from uvit_dia.system.errors import InputError
@@ -203,26 +203,19 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command; wrong input ends with one line and exit code 2, failed runs with 1."""
     words = list(sys.argv[1:] if argv is None else argv)
     place = words.index("--") if "--" in words else len(words)
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.classification_sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("classification_sweep", __doc__)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--variants", default="none,se,dia_lstm,dia_lstm_light")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--max_parallel", type=int, default=1)
     arguments = parser.parse_args(words[:place])
     folder = Path(arguments.workdir).expanduser()
-    try:
+    with refusing_in_one_line("classification_sweep"):
         variants = read_variants(arguments.variants)
         if not all(seed.isdigit() for seed in arguments.seeds.split(",")):
             raise InputError(f"--seeds {arguments.seeds}: must be numbers, such as 0,1,2")
         if not 1 <= arguments.max_parallel <= (os.cpu_count() or 1) * 16:
             raise InputError(f"--max_parallel {arguments.max_parallel}: allowed is 1 or more")
-    except InputError as error:
-        print(f"classification_sweep: {error}", file=sys.stderr)
-        sys.exit(2)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     cells = cells_of(folder, variants, seeds, words[place + 1 :])
     sys.exit(1 if run_sweep(folder, cells, next(iter(variants)), arguments.max_parallel) else 0)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from examples.coco_data import Annotated, CocoSet, Target, read_coco
 from examples.coco_metrics import as_coco, coco_metrics
+from examples.command import command_parser
 from examples.detection_models import BACKBONES, DETECTORS, add_unit, make_detector
 from examples.training import train
 from examples.unit_options import read_options
@@ -140,11 +141,7 @@ def detect(
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.detection",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("detection", __doc__)
     made.add_argument("--workdir", required=True, help="folder of the run")
     made.add_argument("--data", help="folder with train.json, test.json, train/ and test/")
     for name in ("train_images", "train_json", "test_images", "test_json"):

@@ -8,14 +8,14 @@ do not overlap, on a noisy ground. OUTPUT gets train.json, test.json and the fol
 objects of test images are not among those of training images.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from examples.command import command_parser, refusing_in_one_line
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.sources import load_image_set
 from uvit_dia.system.errors import InputError
@@ -101,8 +101,6 @@ def read_objects(name: str, path: str) -> tuple[ImageSet, ImageSet]:
         digits = load_image_set("digits", "", "train", img_size=8, in_chans=1)
         assert digits is not None
         order = np.random.default_rng(0).permutation(len(digits))
-        import torch
-
         rows = torch.from_numpy(order)
         return (
             digits.subset(rows[NUM_TEST_DIGITS:], note="to train"),
@@ -119,11 +117,7 @@ def read_objects(name: str, path: str) -> tuple[ImageSet, ImageSet]:
 
 def main(argv: list[str] | None = None) -> None:
     """Write the set; wrong input ends with one line and exit code 2."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.paste_objects",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("paste_objects", __doc__)
     made.add_argument("--output", required=True, help="a new folder")
     made.add_argument("--objects", default="digits", choices=("digits", "cifar10"))
     made.add_argument("--path", default="", help="of CIFAR-10 as parquet files")
@@ -132,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--side", type=int, default=96, help="of an image in pixels")
     made.add_argument("--seed", type=int, default=0)
     arguments = made.parse_args(argv)
-    try:
+    with refusing_in_one_line("paste_objects"):
         output = Path(arguments.output).expanduser()
         if output.exists():
             raise InputError(f"--output {output} is there already; give a new folder")
@@ -147,9 +141,6 @@ def main(argv: list[str] | None = None) -> None:
             content = paste(counts[part], images, output / name, side=arguments.side, seed=seed)
             write_json(output / f"{name}.json", json.loads(json.dumps(content)))
             print(f"{output / name}: {counts[part]} images, {len(content['annotations'])} objects")
-    except InputError as error:
-        print(f"paste_objects: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ among those of training pictures. The file has the form that `xray_data` reads.
 
 import argparse
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import zoom
 
+from examples.command import command_parser, refusing_in_one_line
 from uvit_dia.data.digits import read_digits
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_atomically
@@ -104,11 +104,7 @@ def make_arrays(
 
 def main(argv: list[str] | None = None) -> None:
     """Write the file; wrong input ends with one line and exit code 2."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.planted_digits",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("planted_digits", __doc__)
     made.add_argument("--output", required=True, help="an .npz file")
     made.add_argument("--num_train", type=int, default=2000)
     made.add_argument("--num_test", type=int, default=500)
@@ -116,11 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     made.add_argument("--one_each", action="store_true", help="one digit a picture: classes")
     made.add_argument("--seed", type=int, default=0)
     arguments = made.parse_args(argv)
-    try:
+    with refusing_in_one_line("planted_digits"):
         _write(arguments)
-    except InputError as error:
-        print(f"planted_digits: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _write(arguments: argparse.Namespace) -> None:

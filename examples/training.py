@@ -14,7 +14,6 @@ import io
 import json
 import math
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from examples.command import refusing_in_one_line
 from uvit_dia.rng import position_seed
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_atomically, write_json
@@ -126,7 +126,7 @@ def train(name: str, make: Callable[[], Task], workdir: str) -> None:
         make: makes what is trained.
         workdir: folder of the run.
     """
-    try:
+    with refusing_in_one_line(name):
         accelerator = Accelerator()
         task = make()
         if task.batch_size % accelerator.num_processes:
@@ -135,9 +135,6 @@ def train(name: str, make: Callable[[], Task], workdir: str) -> None:
                 f"{accelerator.num_processes} processes"
             )
         fit(task, Path(workdir).expanduser(), accelerator)
-    except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _train_epoch(

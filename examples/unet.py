@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from examples.classification_data import ImagesInMemory, load_data
 from examples.classification_recipes import ByRecipe, Recipe
+from examples.command import command_parser
 from examples.training import train
 from examples.unit_options import read_options
 from uvit_dia import share_attention
@@ -199,11 +200,7 @@ def noised(
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.unet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("unet", __doc__)
     made.add_argument("--workdir", required=True, help="folder of the run")
     made.add_argument("--data", default="digits", choices=DATA_NAMES)
     made.add_argument("--path", default="", help="where the data lie")

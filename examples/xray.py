@@ -28,6 +28,7 @@ from examples.classification import (
 )
 from examples.classification_data import Batch, ImagesInMemory
 from examples.classification_models import Images
+from examples.command import command_parser
 from examples.training import train
 from examples.xray_data import XrayData, load_xrays
 from examples.xray_metrics import measure
@@ -83,11 +84,7 @@ class XrayClassification(Classification):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.xray",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("xray", __doc__)
     made.add_argument("--path", required=True, help="an .npz, or a folder")
     made.add_argument("--img_size", type=int, help="of a folder's images; 224")
     made.add_argument("--in_chans", type=int, choices=(1, 3), help="of a folder's images; 1")

@@ -9,7 +9,6 @@ cam.json says how much of the heat lies in them, over all findings of the test s
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from examples.classification_models import VITS
+from examples.command import command_parser, refusing_in_one_line
 from examples.grad_cam import draw_side_by_side, heat_maps, share_inside
 from examples.training import load_weights
 from examples.xray import XrayClassification, make_task, parser
@@ -177,11 +177,7 @@ def compare_runs(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; wrong input ends with one line and exit code 2."""
-    made = argparse.ArgumentParser(
-        prog="python -m examples.xray_cam",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("xray_cam", __doc__)
     made.add_argument("runs", nargs="+", help="folders of runs, a column each")
     made.add_argument("--path", required=True, help="the data that they were trained on")
     made.add_argument("--masks", default="", help="folder of masks of the test images")
@@ -191,7 +187,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = made.parse_args(argv)
     runs = [Path(run).expanduser() for run in arguments.runs]
     output = Path(arguments.output).expanduser()
-    try:
+    with refusing_in_one_line("xray_cam"):
         if output.suffix != ".png" or not output.absolute().parent.is_dir():
             raise InputError(f"--output {output}: must be a .png in a folder that exists")
         if len({run.name for run in runs}) < len(runs):
@@ -204,9 +200,6 @@ def main(argv: list[str] | None = None) -> None:
             layer=arguments.layer,
             num_images=arguments.num_images,
         )
-    except InputError as error:
-        print(f"xray_cam: {error}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(record, indent=1))
 
 
