@@ -25,8 +25,7 @@ from examples.classification_models import MODEL_NAMES, Images, add_unit, make_c
 from examples.classification_recipes import RECIPES, ByRecipe, Recipe
 from examples.command import command_parser
 from examples.training import MAX_GRAD_NORM, train
-from examples.unit_options import read_options
-from uvit_dia.models.units.registry import ATTENTION_NAMES
+from examples.unit_options import add_unit_arguments, unit_options
 from uvit_dia.system.errors import InputError
 
 MAX_SEED = 2**31 - 1
@@ -104,11 +103,7 @@ def add_network_arguments(made: argparse.ArgumentParser) -> None:
     """Add what chooses the network and its unit."""
     made.add_argument("--model", default="resnet", choices=MODEL_NAMES)
     made.add_argument("--depth", type=int, default=20, help="layers of --model resnet")
-    made.add_argument("--unit", default="none", help=", ".join(ATTENTION_NAMES))
-    made.add_argument("--unshared", action="store_true", help="one unit a block, not one a stage")
-    made.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the unit"
-    )
+    add_unit_arguments(made)
     made.add_argument("--no_norm", action="store_true", help="blocks without normalisation")
     made.add_argument("--no_skip", action="store_true", help="blocks without skip connections")
 
@@ -153,7 +148,7 @@ def make_network(arguments: argparse.Namespace, images: Images) -> tuple[nn.Modu
     Raises:
         InputError: if something does not fit.
     """
-    options = read_options(arguments.option)
+    options = unit_options(arguments)
     torch.manual_seed(arguments.seed)
     classifier = make_classifier(
         arguments.model,
@@ -168,8 +163,6 @@ def make_network(arguments: argparse.Namespace, images: Images) -> tuple[nn.Modu
             classifier, images, arguments.unit, shared=not arguments.unshared, options=options
         )
         num_weights = unit.num_weights()
-    elif options or arguments.unshared:
-        raise InputError("--option and --unshared are of a unit; give --unit")
     return classifier.model, num_weights
 
 

@@ -24,7 +24,7 @@ from examples.resnet import (
     ResNeXtBottleneck,
     WideBlock,
 )
-from uvit_dia import share_attention
+from examples.unit_options import put_unit
 from uvit_dia.models.other_backbones.hooks import SharedAttention
 from uvit_dia.system.errors import InputError
 
@@ -181,15 +181,12 @@ def add_unit(
     Raises:
         InputError: if unit or options are not ones that there are.
     """
-    try:
-        return share_attention(
-            classifier.model,
-            dict(classifier.targets),
-            unit,
-            shared=shared,
-            example_input=torch.zeros(2, images.in_chans, images.img_size, images.img_size),
-            num_extra_tokens=classifier.num_extra_tokens,
-            **options,
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--unit {unit}: {error}") from error
+    return put_unit(
+        classifier.model,
+        dict(classifier.targets),
+        unit,
+        shared=shared,
+        example_input=torch.zeros(2, images.in_chans, images.img_size, images.img_size),
+        num_extra_tokens=classifier.num_extra_tokens,
+        **options,
+    )

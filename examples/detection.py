@@ -28,7 +28,7 @@ from examples.coco_metrics import as_coco, coco_metrics
 from examples.command import command_parser
 from examples.detection_models import BACKBONES, DETECTORS, add_unit, make_detector
 from examples.training import train
-from examples.unit_options import read_options
+from examples.unit_options import add_unit_arguments, unit_options
 from uvit_dia.rng import integer_rows, permutation
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import sha256_file, write_json
@@ -155,11 +155,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--num_proposals", type=int, default=512, help="boxes an image in Faster R-CNN's training"
     )
-    made.add_argument("--unit", default="none", help="see examples.classification")
-    made.add_argument("--unshared", action="store_true", help="one unit a block, not one a stage")
-    made.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the unit"
-    )
+    add_unit_arguments(made)
     made.add_argument("--num_epochs", type=int, default=12)
     made.add_argument("--eval_every_epochs", type=int, default=1)
     made.add_argument("--batch_size", type=int, default=16)
@@ -203,9 +199,7 @@ def make_task(arguments: argparse.Namespace) -> Detection:
             raise InputError(f"--{name} {getattr(arguments, name)}: allowed is {smallest} or more")
     if not 0 <= arguments.trainable_layers <= 5:
         raise InputError(f"--trainable_layers {arguments.trainable_layers}: allowed is 0 to 5")
-    options = read_options(arguments.option)
-    if arguments.unit == "none" and (options or arguments.unshared):
-        raise InputError("--option and --unshared are of a unit; give --unit")
+    options = unit_options(arguments)
     images, test = read_sets(arguments)
     if len(images) < arguments.batch_size:
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from uvit_dia import share_attention
+from examples.unit_options import put_unit
 from uvit_dia.models.other_backbones.hooks import SharedAttention
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.messages import clip
@@ -122,7 +122,4 @@ def add_unit(
             "--trainable_layers 0 freezes all stages; a unit needs one that is trained"
         )
     targets = {stage: f"backbone.body.{stage}.*.{LAST_NORM[backbone]}" for stage in trained}
-    try:
-        return share_attention(detector, targets, unit, shared=shared, **options)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--unit {unit}: {error}") from error
+    return put_unit(detector, targets, unit, shared=shared, **options)

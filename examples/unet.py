@@ -24,8 +24,7 @@ from examples.classification_data import ImagesInMemory, load_data
 from examples.classification_recipes import ByRecipe, Recipe
 from examples.command import command_parser
 from examples.training import train
-from examples.unit_options import read_options
-from uvit_dia import share_attention
+from examples.unit_options import add_unit_arguments, put_unit, unit_options
 from uvit_dia.config.schema import DiffusionConfig
 from uvit_dia.data.images import to_model_range
 from uvit_dia.diffusion import make_process
@@ -206,9 +205,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--path", default="", help="where the data lie")
     made.add_argument("--num_train", type=int, help="training images that are used, not all")
     made.add_argument("--size", default="small", choices=SIZES)
-    made.add_argument("--unit", default="none", choices=ATTENTION_NAMES)
-    made.add_argument("--unshared", action="store_true", help="one unit a block, not one a stage")
-    made.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
+    add_unit_arguments(made, ATTENTION_NAMES)
     made.add_argument("--num_epochs", type=int, default=RECIPE.num_epochs)
     made.add_argument("--batch_size", type=int, default=RECIPE.batch_size)
     made.add_argument("--learning_rate", type=float, default=RECIPE.learning_rate)
@@ -247,7 +244,7 @@ def make_task(arguments: argparse.Namespace) -> Denoising:
     for name, lowest in {**least, "seed": 0}.items():
         if not lowest <= getattr(arguments, name) < 2**31:
             raise InputError(f"--{name} {getattr(arguments, name)}: allowed is {lowest} or more")
-    options: dict[str, Any] = {**read_options(arguments.option)}
+    options = unit_options(arguments)
     chosen = {name: getattr(arguments, name) for name in list(least)[:3]}
     recipe = replace(RECIPE, **chosen)
     seed, num_train = arguments.seed, arguments.num_train
@@ -260,15 +257,8 @@ def make_task(arguments: argparse.Namespace) -> Denoising:
     num_weights = 0
     if arguments.unit != "none":
         shared = not arguments.unshared
-        try:
-            unit = share_attention(
-                model, unet_targets(model), arguments.unit, shared=shared, **options
-            )
-        except (ValueError, TypeError) as error:
-            raise InputError(f"--unit {arguments.unit}: {error}") from error
+        unit = put_unit(model, unet_targets(model), arguments.unit, shared=shared, **options)
         num_weights = unit.num_weights()
-    elif options or arguments.unshared:
-        raise InputError("--option and --unshared are of a unit; give --unit")
     moves = ("workdir", "path")
     facts = {
         **{name: value for name, value in vars(arguments).items() if name not in moves},
