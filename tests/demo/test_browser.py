@@ -5,7 +5,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,24 +18,14 @@ import pytest
 from PIL import Image
 
 from tests.demo.test_unfolding import MODEL
+from tests.support.browser import CHROMIUM, FLAGS
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("no Chromium on the path; on Debian: apt install chromium", allow_module_level=True)
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTHS = (1440, 390)
 # The command, in a process that notes each address outside of this machine that it connects to.
 GUARDED = """
@@ -98,7 +87,7 @@ class Visitor:
         self.context = chromium.launch_persistent_context(
             folder,
             executable_path=CHROMIUM,
-            args=FLAGS,
+            args=list(FLAGS),
             viewport={"width": width, "height": 900},
             accept_downloads=True,
         )

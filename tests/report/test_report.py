@@ -16,6 +16,8 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from tests.support.browser import CHROMIUM
+from tests.support.browser import FLAGS as QUIET
 from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
 from uvit_dia.plots.style import png_bytes
 from uvit_dia.report import __main__ as report
@@ -536,18 +538,8 @@ def test_figures_of_the_page_are_its_files_and_have_words(
     assert "@media print" in text
 
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *QUIET,
     "--hide-scrollbars",
     "--allow-file-access-from-files",
     "--enable-logging=stderr",

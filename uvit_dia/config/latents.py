@@ -4,6 +4,8 @@ from uvit_dia.config.sampling import SampleConfig
 from uvit_dia.config.schema import Config
 from uvit_dia.system.errors import InputError
 
+DTYPES = ("float16", "float32")  # of their values in a file
+
 
 def check_latents(config: Config) -> None:
     """Check the keys that concern pixels; nothing for a config of images but that it has no VAE.

@@ -15,6 +15,7 @@ from absl import flags
 
 from uvit_dia import cli
 from uvit_dia.config.any_config import read_any_config
+from uvit_dia.config.latents import DTYPES
 from uvit_dia.config.places import shown_usage
 from uvit_dia.config.schema import Config
 from uvit_dia.config.training import DATA_NAMES, LATENTS, LISTED
@@ -26,7 +27,6 @@ from uvit_dia.system.notices import told_if_slow
 
 USAGE = __doc__ or ""
 NAMES = tuple(name for name in DATA_NAMES if name != LATENTS)
-DTYPES = ("float16", "float32")
 
 
 def main(argv: list[str]) -> None:

@@ -47,7 +47,7 @@ class Request:
         config: whose groups `data` and `model` say which images there are.
         vae: folder or id of the autoencoder.
         has_std: whether the standard deviation of the posterior is kept too.
-        dtype: of the values, one of `latents.DTYPES`.
+        dtype: of the values, one of `config.latents.DTYPES`.
         is_mirrored: whether mirrored training images are added.
         batch_size: images at a time.
     """

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from uvit_dia.config.fields import check_tree, make_group, schema_of
+from uvit_dia.config.latents import DTYPES
 from uvit_dia.config.schema import Config, DataConfig
 from uvit_dia.data.images import ImageSet, sha256_of
 from uvit_dia.data.paths import data_path
@@ -22,7 +23,6 @@ from uvit_dia.system.records import read_json
 
 DESCRIPTION = "description.json"
 VERSION = 1
-DTYPES = ("float16", "float32")
 HASHED_BYTES = 2**30  # of larger files only the size is compared at each start
 
 

@@ -17,6 +17,7 @@ from uvit_dia import cli
 from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.places import shown_usage
 from uvit_dia.runs.sources import find_source, is_weight_file
+from uvit_dia.system.commands import words_before_flags
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import user_path
 from uvit_dia.system.notices import told_if_slow
@@ -34,10 +35,7 @@ def main(argv: list[str]) -> None:
     values = cli.new_flags()
     define_config_flag(values, group=None)
     flags.DEFINE_integer("port", DEFAULT_PORT, "Of 127.0.0.1, for the page.", flag_values=values)
-    words = []
-    rest = list(argv[1:])
-    while rest and not rest[0].startswith("-"):
-        words.append(rest.pop(0))
+    words, rest = words_before_flags(argv[1:])
     cli.parse_flags(values, [argv[0], *rest], shown_usage(USAGE, argv[0]))
     if len(words) not in (1, 2):
         raise InputError("demo takes one or two models; for example demo runs/quickstart")

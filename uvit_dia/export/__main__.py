@@ -19,6 +19,7 @@ from uvit_dia.config.flag import define_config_flag, read_config
 from uvit_dia.config.places import shown_usage
 from uvit_dia.export.arguments import ExportArguments, check_repository, check_target
 from uvit_dia.runs.sources import find_source
+from uvit_dia.system.commands import words_before_flags
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import user_path
 from uvit_dia.system.notices import told_if_slow
@@ -57,10 +58,7 @@ def read_arguments(argv: list[str]) -> ExportArguments:
     flags.DEFINE_bool("private", False, "Upload to a private repository.", flag_values=values)
     flags.DEFINE_bool("space", False, "Write a hosted Space of the demo page.", flag_values=values)
     flags.DEFINE_bool("use_ema", True, "Export the averaged weights.", flag_values=values)
-    words = []
-    rest = list(argv[1:])
-    while rest and not rest[0].startswith("-"):
-        words.append(rest.pop(0))
+    words, rest = words_before_flags(argv[1:])
     cli.parse_flags(values, [argv[0], *rest], shown_usage(USAGE, argv[0]))
     if values["from_official"].value is not None:
         words.insert(0, values["from_official"].value)

@@ -2,7 +2,8 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from uvit_dia.system import launch
@@ -27,6 +28,18 @@ TOO_MANY = {
 }
 NO_TEMPORARY = "No usable temporary directory"  # Python's words, in a FileNotFoundError
 NO_THREAD = "can't start new thread"  # Python's words, in a plain RuntimeError
+
+
+def words_before_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide a command line into the words before its first flag, and the rest.
+
+    absl's flags know no words by place.
+
+    Args:
+        arguments: the command line without its program.
+    """
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    return words, list(arguments[len(words) :])
 
 
 def run_command(main: Callable[[list[str]], None], *, name: str = "") -> None:
