@@ -34,7 +34,7 @@ EXPANDED = {
     "digits_better.py": "6a97d9b305bda75d2eaac800bd9d1e2f4dc564c02762923582e430f014f2cab9",
     "digits_question_128.py": "82e58799a95f784714fdc75076142249386e2f12593e36aafb80845701d73eeb",
     "digits_tuning.py": "e03c97f9e68e710bba011721b5f1034016c3995e086418a6b7c66a866b646920",
-    "digits_tuning_8.py": "c5a86c560985abe571602fa5e5e7d1550e1518b593e6ff20b615372e850bd644",
+    "digits_tuning_8.py": "b7c64e6b066421f579880ee8b7a1874ab59ef0b14a5b5777a5d3206757ce9fa7",
     "digits_memory.py": "f3141ddcfcf2fffbde56fe5175a8c3e69e5a49484edc5c1b3080cb656a97f04a",
     "digits_batch_size.py": "ec7de3d1db85530cdb928a8fa39a2456dc4893e86b13e9c5cfa486a61723dfe2",
     "digits_units.py": "31488e6f8b1d9776d1472a081f9050b2b919d4a98f8b10b947a7f9a74824b990",
