@@ -5,10 +5,12 @@ What "auto" means where, and what is said where something asked for does not hol
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from uvit_dia.system import compilation
+from uvit_dia.system import accelerator, compilation
 from uvit_dia.system.compilation import check_compiler, compile_errors_told, find_compiler
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.execution import (
@@ -302,3 +304,18 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         failing(error)
     assert caught.value is error
+
+
+def test_float32_stays_float32_where_a_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU Accelerate allows TF32 then; here a stand-in of it does."""
+    made = accelerator.Accelerator
+
+    def with_tf32(**arguments: Any) -> object:
+        found = made(**arguments)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        return found
+
+    monkeypatch.setattr(accelerator, "Accelerator", with_tf32)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    accelerator.make_accelerator()
+    assert torch.backends.cuda.matmul.allow_tf32 is False

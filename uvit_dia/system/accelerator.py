@@ -30,7 +30,9 @@ from uvit_dia.system.processes import failing_together, is_lost_contact
 KNOWN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 PROCESS_TIMEOUT_MINUTES = 30.0  # the main process may compute metrics while others wait
 PORT_IN_USE = ("EADDRINUSE", "address already in use", "Address already in use")
-_TF32_OF_USER = torch.backends.cuda.matmul.allow_tf32  # which Accelerate changes where it compiles
+# Accelerate allows TF32, a shorter float32, wherever it compiles float32 networks. What is asked
+# for as float32 is computed so, unless the user allows it before.
+_TF32_OF_USER = torch.backends.cuda.matmul.allow_tf32
 
 
 def make_accelerator(
@@ -91,6 +93,7 @@ def make_accelerator(
             dynamo_plugin=TorchDynamoPlugin(backend="inductor" if execution.compile else "no"),
             kwargs_handlers=[timeout],
         )
+    torch.backends.cuda.matmul.allow_tf32 = _TF32_OF_USER
     _check_processes(accelerator)
     for line in contradictions(
         asked,
@@ -120,7 +123,6 @@ def _meet(timeout: InitProcessGroupKwargs) -> torch.device:
     AcceleratorState._reset_state()
     GradientState._reset_state()
     torch.compiler.reset()
-    torch.backends.cuda.matmul.allow_tf32 = _TF32_OF_USER
     with _launch_errors(), told_if_slow("waiting for the other processes of the launch"):
         is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
         gpus = 0 if is_cpu or "LOCAL_RANK" not in os.environ else torch.cuda.device_count()
