@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("step", "sampling", "evaluation", "checkpoint", "startup", "small_runs")
+NAMES = ("step", "sampling", "evaluation", "checkpoint", "startup", "small_runs", "profile")
 ROOT = Path(__file__).resolve().parents[1]
 
 

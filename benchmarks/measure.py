@@ -104,19 +104,19 @@ def in_turn(
     for name, call in variants.items():
         for _ in range(max(0, warm_ups - 1)):
             call()
-        repeats[name] = max(1, round(min_seconds / max(1e-6, _timed(call, 1, device)[0])))
+        repeats[name] = max(1, round(min_seconds / max(1e-6, timed(call, 1, device)[0])))
     times = {name: Times() for name in variants}
     names = list(variants)
     for index in range(rounds):
         start = index % len(names)
         for name in names[start:] + names[:start]:
-            wall, cpu = _timed(variants[name], repeats[name], device)
+            wall, cpu = timed(variants[name], repeats[name], device)
             times[name].wall.append(wall)
             times[name].cpu.append(cpu)
     return times
 
 
-def _timed(call: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, float]:
+def timed(call: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, float]:
     """Return the seconds of one call, on the clock and of this process' threads."""
     synchronise(device)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -177,7 +177,7 @@ class Report:
         """Write all of it to `--output`, if it is given."""
         record = {
             "benchmark": self.name,
-            "arguments": {k: str(v) for k, v in vars(self.arguments).items()},
+            "arguments": {k: str(v) for k, v in vars(self.arguments).items() if k != "output"},
             "machine": machine(self.arguments.device),
             "ratios": self.ratios,
             "facts": self.facts,

@@ -1,19 +1,21 @@
 """The drawings of the docs, made anew by `make pictures`.
 
-The path of the data through a training step.
+The path of the data through a training step, and where the time of one goes.
 
 python docs/pictures.py
 """
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from uvit_dia.plots.style import INK, figure, svg_bytes
+from uvit_dia.plots.style import INK, figure, look, svg_bytes
 
 FOLDER = Path(__file__).parent / "images"
+PROFILE = FOLDER.parents[1] / "results" / "gpu" / "h200" / "profile_f32.json"
 PLAIN, NOISE, NET, UNIT = "#f4f5f7", "#dcebf5", "#e3f1ea", "#fbe3d3"
 NUM_BLOCKS = 5  # of the quickstart's network
 BLOCKS_Y, UNIT_Y, BLOCK_WIDTH, BLOCK_STEP, BLOCK_X = 3.15, 1.5, 1.25, 1.72, 1.95
@@ -124,7 +126,31 @@ def data_path() -> bytes:
         return svg_bytes(drawn)
 
 
-PICTURES = {"data_path.svg": data_path}
+def step_profile() -> bytes:
+    """Return bars of what a step of U-ViT-S/2 does on a GPU, without and with a unit, as SVG."""
+    facts = json.loads(PROFILE.read_text())["facts"]
+    kinds = list(dict.fromkeys(name.split(maxsplit=2)[2] for name in facts if "total" not in name))
+    units = {"none": "no unit", "dia_lstm": "DIA-LSTM"}
+    with figure(2.4, width=8.2) as drawn:
+        axes = drawn.add_subplot()
+        for row, unit in enumerate(units):
+            left = 0.0
+            for place, kind in enumerate(kinds):
+                milliseconds = facts[f"large {unit} {kind}"]
+                label = kind.removesuffix(", ms") if row == 0 else None
+                area = look(place).area
+                axes.barh(row, milliseconds, left=left, height=0.6, label=label, **area)
+                left += milliseconds
+            axes.text(left + 2, row, f"{left:.0f} ms", va="center", fontsize=9)
+        axes.set_yticks(range(len(units)), list(units.values()))
+        axes.set_ylim(1.6, -0.6)
+        axes.set_xlim(0, 275)
+        axes.set_xlabel("milliseconds of a step: U-ViT-S/2, batch 128, float32, one H200")
+        drawn.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+        return svg_bytes(drawn)
+
+
+PICTURES = {"data_path.svg": data_path, "step-profile.svg": step_profile}
 
 
 def main() -> None:

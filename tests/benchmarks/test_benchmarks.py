@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import floor, measure
 from benchmarks.__main__ import NAMES
 from benchmarks.plain_uvit import PlainUViT
+from benchmarks.profile import by_kind, kind_of
 from benchmarks.subjects import config_of
 from tests.support.networks import randomise
 from uvit_dia.models.build import make_model
@@ -88,3 +89,29 @@ def test_a_share_is_the_floor_over_the_time() -> None:
     flops, moved = 3 * 2 * 64**3, 4 * 2 * 2**16  # three products and four copies: 10 seconds
     share = bounds.share(times, "step", flops, moved)
     assert (share.low, share.high) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::addmm", "products"),
+        ("nvjet_tst_128x256_64x4_2x1_v_bz_coopB_bias_TNN", "products"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize128x128x8", "products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("fmha_cutlassF_f32_aligned_64x64_rf_sm80", "attention"),
+        ("triton_red_fused_native_layer_norm_mean_3", "fused"),
+        ("aten::native_layer_norm_backward", "normalisation"),
+        ("aten::_fused_adamw_", "update"),
+        ("aten::mul", "element-wise, sums"),
+    ],
+)
+def test_work_is_told_apart_by_names(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+
+
+def test_kinds_and_idle_time_add_up_to_the_step() -> None:
+    events = [("aten::mm", 3000.0), ("aten::addmm", 1000.0), ("aten::mul", 500.0)]
+    found = by_kind(events, 4.0, steps=2)
+    expected = {"products": 2.0, "idle": 1.75, "element-wise, sums": 0.25, "total": 4.0}
+    assert found == pytest.approx(expected)
+    assert sum(found.values()) == 2 * found["total"]
