@@ -193,6 +193,7 @@ LABELS = {"digits": "digits", "cifar10": "CIFAR-10"}
 CIFAR10_EXPERIMENTS = (
     Experiment("b0032", "CIFAR-10, batch 32"),
     Experiment("b0128", "CIFAR-10, batch 128"),
+    Experiment("b0016", "CIFAR-10, batch 16"),
 )
 DIGITS_EXPERIMENTS = (
     Experiment("b0032", "Digits, batch 32"),
