@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
             "skip_unreadable": False,
             "held_out_images": 0,
             "memory_map": False,
+            "stream_images": 0,
             "vae": "",
             "random_flip": False,
             "on_device": True,

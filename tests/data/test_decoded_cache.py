@@ -19,7 +19,7 @@ from tests.support.image_sets import (
     write_images,
     write_parquet,
 )
-from uvit_dia.data import decoded_cache, sources
+from uvit_dia.data import decoded_cache, listed_set
 from uvit_dia.data.images import ImageSet
 
 pytestmark = pytest.mark.faults
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(autouse=True)
 def all_is_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "WORTH_KEEPING_SECONDS", 0.0)
+    monkeypatch.setattr(listed_set, "WORTH_KEEPING_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_second_start_decodes_nothing(
 def test_a_short_decoding_leaves_nothing(
     folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "WORTH_KEEPING_SECONDS", 10.0)
+    monkeypatch.setattr(listed_set, "WORTH_KEEPING_SECONDS", 10.0)
     must_load("folder", folder)
     assert copies(own_cache) == []
 
@@ -203,14 +203,14 @@ def test_without_a_cache_images_are_read_all_the_same(
 def test_files_that_change_while_they_are_decoded_leave_no_copy(
     folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode_all = sources.decode_all
+    decode_all = listed_set.decode_all
 
     def changing(*arguments: object, **settings: object) -> object:
         decoded = decode_all(*arguments, **settings)  # type: ignore[arg-type]
         write_image(folder / "dog/a.png", pixels(9))
         return decoded
 
-    monkeypatch.setattr(sources, "decode_all", changing)
+    monkeypatch.setattr(listed_set, "decode_all", changing)
     must_load("folder", folder)
     assert copies(own_cache) == []
 

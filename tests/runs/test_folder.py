@@ -223,6 +223,7 @@ NOT_CHANGED_ALONE = {  # needs another image set, or another key with it, to be 
     "train.held_out_every_steps",
     "train.label_dropout",
     "data.memory_map",
+    "data.stream_images",
     "data.vae",
     "diffusion.process",
     "diffusion.time_sampling",

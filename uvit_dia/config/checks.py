@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from uvit_dia.config.attention_checks import check_attention
+from uvit_dia.config.data_checks import check_data
 from uvit_dia.config.fields import check_tree, make_group, schema_of
 from uvit_dia.config.guidance_interval import check_interval
 from uvit_dia.config.latents import check_latents
@@ -16,13 +17,11 @@ from uvit_dia.config.rules import HELD_OUT_LOSS
 from uvit_dia.config.sampling import FLOW_SAMPLERS, SAMPLERS, VP_SDE_SAMPLERS
 from uvit_dia.config.schema import (
     Config,
-    DataConfig,
     DiffusionConfig,
     EMAConfig,
     ModelConfig,
     TrainConfig,
 )
-from uvit_dia.config.training import LISTED
 from uvit_dia.config.units import moves_averages, normalises_over_images
 from uvit_dia.system.errors import InputError
 
@@ -50,7 +49,7 @@ def make_config(tree: Mapping, origin: str = "config") -> Config:
     _check_step(config.model, config.train)
     check_images_at_a_time(config, num_processes=1)
     _check_average(config.ema)
-    _check_data(config.data)
+    check_data(config.data)
     check_latents(config)
     _check_held_out(config)
     _check_classes(config)
@@ -221,24 +220,6 @@ def _check_average(ema: EMAConfig) -> None:
             f"exactly one of ema.decay = {ema.decay} and "
             f"ema.halflife_images = {ema.halflife_images} must be above 0"
         )
-
-
-def _check_data(data: DataConfig) -> None:
-    if data.name not in ("digits", "cifar10") and not data.path:
-        raise InputError(f"data.path is empty; data.name = {data.name!r} needs a path")
-    if not data.memory_map:
-        return
-    if data.name not in LISTED:
-        raise InputError(
-            f"data.memory_map = True: {data.name} is read as a whole; allowed with "
-            f"{', '.join(LISTED)}"
-        )
-    for name in ("on_device", "held_out_images"):
-        if getattr(data, name):
-            raise InputError(
-                f"data.memory_map = True: data.{name} = {getattr(data, name)} would copy the set "
-                f"into memory; allowed is {type(getattr(data, name))()}"
-            )
 
 
 def extractor_label(name: str) -> str:

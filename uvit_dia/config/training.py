@@ -33,6 +33,13 @@ class DataConfig(Group, prefix="data."):
         "larger than memory",
         absent=False,
     )
+    stream_images: int = key(
+        integer(0, 10**8),
+        "Of a set of kind hf, take the first so many images of its stream, without downloading the "
+        "rest; 0 reads the set whole",
+        unit="images",
+        absent=0,
+    )
     vae: str = key(
         text(),
         "Autoencoder of latents, a folder or an id on the Hub; empty for the one that the latents' "

@@ -54,6 +54,9 @@ def read_arguments(argv: list[str]) -> tuple[Config, Path | None]:
         "img_size", None, "Side of the images; scaled and cropped to it.", flag_values=values
     )
     flags.DEFINE_integer("in_chans", 3, "1 for grey, 3 for RGB.", flag_values=values)
+    flags.DEFINE_integer(
+        "stream_images", 0, "Of kind hf, take the first so many of its stream.", flag_values=values
+    )
     flags.DEFINE_string(
         "output", None, "Write some of the images to this .png.", flag_values=values
     )
@@ -75,12 +78,16 @@ def read_arguments(argv: list[str]) -> tuple[Config, Path | None]:
         raise InputError(f"--in_chans {channels}: allowed is 1 or 3")
     if size is not None and not 1 <= size <= 4096:
         raise InputError(f"--img_size {size}: allowed is 1 to 4096")
-    return _config(path, name, size, channels), output
+    streamed: int = values["stream_images"].value or 0
+    if streamed and (name != "hf" or streamed < 0):
+        raise InputError(f"--stream_images {streamed}: 1 or more, and only with --name hf")
+    return _config(path, name, size, channels, streamed), output
 
 
-def _config(path: str, name: str, size: int | None, channels: int) -> Config:
+def _config(path: str, name: str, size: int | None, channels: int, streamed: int) -> Config:
     base = read_any_config("digits_uvit_dia")
-    data = replace(base.data, name=name, path=path, resize=size is not None, skip_unreadable=True)
+    data = replace(base.data, name=name, path=path, stream_images=streamed)
+    data = replace(data, resize=size is not None, skip_unreadable=True)
     # a size of 1 stands for that of the first image
     model = replace(base.model, img_size=size or 1, patch_size=1, in_chans=channels)
     return replace(base, data=data, model=model)

@@ -2,8 +2,9 @@
 
 `data.path` is a folder that `save_to_disk` wrote, a folder or file that the library's own builders
 read (image folders, parquet, WebDataset shards), or an id on the Hub, each with ":CONFIG" behind it
-where a set has several. Sets are read whole, never streamed, so that the order of training and its
-resume stay exact; `data.memory_map = True` keeps those that are larger than memory in a file.
+where a set has several. Sets are read whole, so that the order of training and its resume stay
+exact; `data.memory_map = True` keeps those that are larger than memory in a file, and of those that
+are larger than the disk `hf_stream.py` takes the first images.
 No code of a data set is run: the library's versions that are allowed do not run any.
 """
 
@@ -18,6 +19,8 @@ from uvit_dia.system.errors import InputError
 from uvit_dia.system.messages import clip
 
 TEST_SPLITS = ("test", "validation", "valid")  # the first that there is
+IMAGE, LABEL = "image", "label"  # columns of what is kept of a stream
+SAVED_BY_THE_LIBRARY = ("dataset_dict.json", "state.json")
 
 
 def list_hf(path: str, split: str) -> Listing | None:
@@ -34,15 +37,12 @@ def list_hf(path: str, split: str) -> Listing | None:
         InputError: if the library is missing, it cannot read the set, or there is no column of
             images.
     """
-    if find_spec("datasets") is None:
-        raise InputError("data.name = 'hf' needs the package datasets; pip install 'uvit_dia[hf]'")
-    import datasets
-
-    found = _load(path)
-    table = _split(found, split, path)
+    table = split_of(load(path), split, path)
     if table is None:
         return None
-    column = _image_column(table, path)
+    import datasets
+
+    column = image_column(table, path)
     labels, class_names = _labels(table)
     table = table.cast_column(column, datasets.Image(decode=False))
 
@@ -56,22 +56,41 @@ def list_hf(path: str, split: str) -> Listing | None:
     return Listing(name, f"hf {path}, {split}", len(table), encoded, files, labels, class_names)
 
 
-def _load(path: str) -> Any:  # noqa: ANN401, a DatasetDict or a Dataset
+def load(path: str, *, streaming: bool = False) -> Any:  # noqa: ANN401, one of the library's sets
+    """Open a set with all its splits.
+
+    Raises:
+        InputError: if the library is missing, or cannot read the set.
+    """
+    if find_spec("datasets") is None:
+        raise InputError("data.name = 'hf' needs the package datasets; pip install 'uvit_dia[hf]'")
     import datasets
 
     place, _, config = path.partition(":")
     folder = Path(place).expanduser()
     try:
-        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            return datasets.load_from_disk(str(folder))
+        if any((folder / name).is_file() for name in SAVED_BY_THE_LIBRARY):
+            saved = datasets.load_from_disk(str(folder))
+            return _streamed(saved) if streaming else saved
         source = str(folder) if folder.exists() else place
-        return datasets.load_dataset(source, config or None)
+        return datasets.load_dataset(source, config or None, streaming=streaming)
     except Exception as error:  # the library and the Hub raise many kinds
         reason = clip(" ".join(str(error).split()), 140)
         raise InputError(f"data.path: datasets cannot read {path}: {reason}") from error
 
 
-def _split(found: Any, split: str, path: str) -> Any:  # noqa: ANN401
+def _streamed(saved: Any) -> Any:  # noqa: ANN401
+    if not isinstance(saved, dict):
+        return saved.to_iterable_dataset()
+    return {name: table.to_iterable_dataset() for name, table in saved.items()}
+
+
+def split_of(found: Any, split: str, path: str) -> Any:  # noqa: ANN401
+    """Return "train" or "test" of a set; None where there is no test split.
+
+    Raises:
+        InputError: if there is no training split.
+    """
     if not isinstance(found, dict):
         return found if split == "train" else None
     wanted = ("train",) if split == "train" else TEST_SPLITS
@@ -81,12 +100,18 @@ def _split(found: Any, split: str, path: str) -> Any:  # noqa: ANN401
     return None if name is None else found[name]
 
 
-def _image_column(table: Any, path: str) -> str:  # noqa: ANN401
+def image_column(table: Any, path: str) -> str:  # noqa: ANN401
+    """Return the one column of images.
+
+    Raises:
+        InputError: if there are none or several; it names the columns.
+    """
     import datasets
 
-    names = [n for n, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    features = table.features or {}  # of some streams nobody knows them
+    names = [n for n, feature in features.items() if isinstance(feature, datasets.Image)]
     if len(names) != 1:
-        held = ", ".join(f"{n} {type(f).__name__}" for n, f in table.features.items())
+        held = ", ".join(f"{n} {type(f).__name__}" for n, f in features.items()) or "not known"
         raise InputError(
             f"data.path: {path} must have one column of images, found {len(names)}; its columns "
             f"are {clip(held, 120)}"
@@ -94,17 +119,23 @@ def _image_column(table: Any, path: str) -> str:  # noqa: ANN401
     return names[0]
 
 
-def _labels(table: Any) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:  # noqa: ANN401
-    """Return the labels of the one column of classes, and their names."""
+def label_column(table: Any) -> str | None:  # noqa: ANN401
+    """Return the one column of classes, or "label" among several; None if it is not clear."""
     import datasets
 
     names = [n for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)]
-    if len(names) > 1 and "label" in names:
-        names = ["label"]
-    if len(names) != 1:
+    if len(names) > 1 and LABEL in names:
+        return LABEL
+    return names[0] if len(names) == 1 else None
+
+
+def _labels(table: Any) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:  # noqa: ANN401
+    """Return the labels of the column of classes, and their names."""
+    column = label_column(table)
+    if column is None:
         return None, ()
-    labels = tuple(-1 if label is None else int(label) for label in table[names[0]])
-    return labels, tuple(table.features[names[0]].names)
+    labels = tuple(-1 if label is None else int(label) for label in table[column])
+    return labels, tuple(table.features[column].names)
 
 
 def _bytes(table: Any, row: int, column: str, origin: str) -> bytes:  # noqa: ANN401

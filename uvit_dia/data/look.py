@@ -49,7 +49,8 @@ def _with_its_size(config: Config) -> Config:
         return config
     model = config.model
     if config.data.name in LISTED:
-        listing = list_images(config.data.name, config.data.path, "train")
+        data = config.data
+        listing = list_images(data.name, data.path, "train", stream_images=data.stream_images)
         assert listing is not None  # only a test split can be missing
         model = replace(model, img_size=first_side(listing))
     elif config.data.name == "npz":

@@ -3,32 +3,26 @@
 Nothing that is read can run: there are no pickles, and images are decoded by Pillow's own decoders.
 """
 
-import time
-from dataclasses import replace
-
 import torch
 
 from uvit_dia.config.schema import Config
 from uvit_dia.config.training import DATA_NAMES, LATENTS, LISTED
-from uvit_dia.data import decoded_cache
 from uvit_dia.data.array_files import read_array_file
 from uvit_dia.data.cifar10 import read_cifar10
-from uvit_dia.data.decoded_set import DecodedSet, decode_all
 from uvit_dia.data.decoding import DEFAULT_BACKGROUND, ImageFormat
 from uvit_dia.data.digits import read_digits
 from uvit_dia.data.folders import list_folder
 from uvit_dia.data.hf import list_hf
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.latents import read_latents
+from uvit_dia.data.listed_set import set_in_map, set_in_memory
 from uvit_dia.data.listing import Listing
-from uvit_dia.data.mapped_set import mapped
 from uvit_dia.data.paths import check_path, data_path
 from uvit_dia.data.zip_images import list_zip
 from uvit_dia.rng import permutation
 from uvit_dia.system.errors import InputError
 
 HELD_OUT_SEED = 0  # whatever the run's: all runs of a set hold out the same images
-WORTH_KEEPING_SECONDS = 10.0  # of decoding, after which a second start reads a copy
 
 
 def load_image_set(
@@ -42,6 +36,7 @@ def load_image_set(
     background: str = DEFAULT_BACKGROUND,
     skip_unreadable: bool = False,
     memory_map: bool = False,
+    stream_images: int = 0,
     show_progress: bool = True,
 ) -> ImageSet | None:
     """Read one split of an image set.
@@ -61,6 +56,7 @@ def load_image_set(
         background: colour behind transparent parts: "white", "black" or "#rrggbb".
         skip_unreadable: whether images that cannot be read are left out, and not refused.
         memory_map: whether the decoded images stay in a file, see `mapped_set.py`.
+        stream_images: how many images are taken of a stream, see `hf_stream.py`; 0 for no stream.
         show_progress: whether a bar shows downloads and decoding.
 
     Returns:
@@ -74,11 +70,11 @@ def load_image_set(
         raise InputError(f"data.name = {name!r}; allowed is {', '.join(DATA_NAMES)}")
     check_path(name, path)
     if name in LISTED:
-        listing = list_images(name, path, split)
+        listing = list_images(name, path, split, stream_images, show_progress=show_progress)
         if listing is None:
             return None
         image_format = ImageFormat(img_size, in_chans, resize, background)
-        build = _mapped_set if memory_map else _set_in_memory
+        build = set_in_map if memory_map else set_in_memory
         return build(listing, image_format, skip_unreadable, show_progress)
     image_set = _read_whole(name, path, split, show_progress)
     found = None if image_set is None else image_set.shape
@@ -100,8 +96,17 @@ def _read_whole(name: str, path: str, split: str, show_progress: bool) -> ImageS
     return read_digits() if name == "digits" else read_array_file(data_path(path))
 
 
-def list_images(name: str, path: str, split: str) -> Listing | None:
-    """List the images of a split of one of the kinds in `LISTED`; None where there is none."""
+def list_images(
+    name: str, path: str, split: str, stream_images: int = 0, *, show_progress: bool = True
+) -> Listing | None:
+    """List the images of a split of one of the kinds in `LISTED`; None where there is none.
+
+    Arguments and errors as for `load_image_set`.
+    """
+    if name == "hf" and stream_images:
+        from uvit_dia.data.hf_stream import list_first
+
+        return list_first(path, split, stream_images, show_progress=show_progress)
     if name == "hf":
         return list_hf(path, split)
     place = data_path(path)
@@ -112,69 +117,6 @@ def list_images(name: str, path: str, split: str) -> Listing | None:
     from uvit_dia.data.parquet import list_parquet
 
     return list_parquet(place, split)
-
-
-def _decode(
-    listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
-) -> DecodedSet:
-    """Read the copy that an earlier start kept, or decode, and keep a copy of what took long."""
-    key = decoded_cache.key_of(listing, image_format, skip_unreadable=skip_unreadable)
-    decoded, note = decoded_cache.read(listing, image_format, key)
-    if decoded is not None:
-        return decoded
-    started = time.monotonic()
-    decoded = decode_all(
-        listing, image_format, skip_unreadable=skip_unreadable, show_progress=show_progress
-    )
-    notes = [note] if note else []
-    if time.monotonic() - started >= WORTH_KEEPING_SECONDS:
-        # files that changed meanwhile are not what the name of a copy says
-        now = decoded_cache.key_of(listing, image_format, skip_unreadable=skip_unreadable)
-        notes += [decoded_cache.write(listing, key, decoded)] if now == key else []
-    return replace(decoded, notes=(*decoded.notes, *notes))
-
-
-def _set_in_memory(
-    listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
-) -> ImageSet:
-    return _image_set(listing, _decode(listing, image_format, skip_unreadable, show_progress))
-
-
-def _mapped_set(
-    listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
-) -> ImageSet:
-    kept = mapped(
-        listing, image_format, skip_unreadable=skip_unreadable, show_progress=show_progress
-    )
-    return replace(_image_set(listing, kept.decoded), known_sha256=kept.sha256)
-
-
-def read_listing(
-    listing: Listing, img_size: int, in_chans: int, *, show_progress: bool
-) -> ImageSet:
-    """Read the images of a listing, all of one size.
-
-    Raises:
-        InputError: if one cannot be read, or has another size.
-    """
-    image_format = ImageFormat(img_size, in_chans)
-    return _set_in_memory(listing, image_format, False, show_progress)
-
-
-def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
-    labels = None
-    if listing.labels is not None:
-        is_read = torch.ones(listing.num_images, dtype=torch.bool)
-        is_read[list(decoded.unread_rows)] = False
-        labels = torch.tensor(listing.labels, dtype=torch.int64)[is_read]
-    return ImageSet(
-        listing.name,
-        torch.from_numpy(decoded.images),
-        labels,
-        listing.class_names,
-        listing.source,
-        (*decoded.notes, *listing.notes),
-    )
 
 
 def load_training_images(config: Config, *, show_progress: bool) -> ImageSet:
@@ -224,5 +166,6 @@ def _load_images(config: Config, split: str, *, show_progress: bool) -> ImageSet
         background=config.data.background,
         skip_unreadable=config.data.skip_unreadable,
         memory_map=config.data.memory_map,
+        stream_images=config.data.stream_images,
         show_progress=show_progress,
     )

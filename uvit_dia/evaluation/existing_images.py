@@ -10,7 +10,7 @@ from torch import Tensor
 from uvit_dia.data.arrays import read_array
 from uvit_dia.data.decoding import first_side
 from uvit_dia.data.images import ImageSet, images_of, in_order
-from uvit_dia.data.sources import read_listing
+from uvit_dia.data.listed_set import read_listing
 from uvit_dia.evaluation.image_inputs import ImageInput
 from uvit_dia.system.errors import InputError
 
