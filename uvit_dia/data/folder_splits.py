@@ -68,9 +68,8 @@ def refuse_splits_in_classes(tree: Tree) -> None:
         InputError: naming these folders, with the number of their images.
     """
     found: Counter[str] = Counter()
-    folders = Counter(tree.inside(file).rpartition("/")[0] for file in tree.images)
-    for folder, count in folders.items():
-        parts = folder.split("/")
+    for folder, count in Counter([file.rpartition("/")[0] for file in tree.images]).items():
+        parts = tree.inside(folder).split("/")
         depth = next((i for i, part in enumerate(parts) if split_called(part)), None)
         if depth is not None:
             found["/".join(parts[: depth + 1])] += count

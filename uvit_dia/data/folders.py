@@ -54,18 +54,26 @@ def list_folder(path: Path, split: str) -> Listing | None:
 
 def _listing(path: Path, tree: Tree, classes: list[str], source: str, beside: list[str]) -> Listing:
     files = tuple(tree.files["image"])
-    place = {name: label for label, name in enumerate(classes)}
-    # (folder in the root, "/" below it, the rest), of each file
-    in_root = [tree.inside(file).partition("/") for file in files]
-    is_labelled = any(slash for _, slash, _ in in_root)
+    folders = [file.rpartition("/")[0] for file in files]
+    # folder of files -> (class folder in the root, "/" below it, the rest)
+    in_root = {folder: tree.inside(folder).partition("/") for folder in set(folders)}
+    is_labelled = any(name for name, _, _ in in_root.values())
 
     def encoded() -> Iterator[EncodedImage]:
         return (EncodedImage(file, partial(_read, file)) for file in files)
 
+    labels = None
     notes = [f"beside it: {', '.join(beside)}"] if beside else []
     if is_labelled:
-        notes += _notes_on_classes(classes, Counter(folder for folder, _, _ in in_root))
-        deep = sum("/" in rest for _, _, rest in in_root)
+        place = {name: label for label, name in enumerate(classes)}
+        label_of = {folder: place[name] for folder, (name, _, _) in in_root.items()}
+        labels = tuple(map(label_of.__getitem__, folders))
+        counts = Counter(folders)
+        in_classes = Counter[str]()
+        for folder, (name, _, _) in in_root.items():
+            in_classes[name] += counts[folder]
+        notes += _notes_on_classes(classes, in_classes)
+        deep = sum(counts[folder] for folder, (_, slash, _) in in_root.items() if slash)
         notes += [f"{deep} in folders inside class folders"] if deep else []
     tree.leave_out_all_but("image", "unread image")
     return Listing(
@@ -74,7 +82,7 @@ def _listing(path: Path, tree: Tree, classes: list[str], source: str, beside: li
         len(files),
         encoded,
         files,
-        labels=tuple(place[folder] for folder, _, _ in in_root) if is_labelled else None,
+        labels=labels,
         class_names=tuple(classes) if is_labelled else (),
         unreadable=_unreadable(tree),
         notes=(*notes, *tree.left_out.notes()),

@@ -85,8 +85,7 @@ def walk(root: Path) -> Tree:
                 tree.left_out.add("link(s) to folders that are read anyway", Path(folder).name)
                 continue
             entered.add(identity)
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                _place(entry, tree, folders, links)
+            _list(folder, tree, folders, links)
         except OSError as error:
             raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
     for files in (*tree.files.values(), tree.broken):
@@ -97,6 +96,23 @@ def walk(root: Path) -> Tree:
 def _parts(file: str) -> str:
     """Return what sorts files as their folders do: a/b.png before a.b/c.png."""
     return file.replace("/", "\0")
+
+
+def _list(folder: str, tree: Tree, folders: list[str], links: list[str]) -> None:
+    """Place what lies in a folder: plain images at once, for there may be a million."""
+    images, others = tree.files["image"], []
+    for entry in os.scandir(folder):
+        name = entry.name
+        if (
+            kind_of(name) == "image"
+            and not is_of_the_system(name)
+            and entry.is_file(follow_symlinks=False)
+        ):
+            images.append(entry.path.removeprefix("./"))
+        else:
+            others.append(entry)
+    for entry in sorted(others, key=lambda entry: entry.name):
+        _place(entry, tree, folders, links)
 
 
 def _place(entry: os.DirEntry, tree: Tree, folders: list[str], links: list[str]) -> None:
