@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.forked import Child, Finished, free_port, start_ranks
 from tests.support.image_sets import write_images
+from tests.support.latents import encode, write_autoencoder
 from tests.support.runs import (
     ROOT,
     Fault,
@@ -197,19 +198,45 @@ def test_a_memory_mapped_set_gives_the_same_batches_after_a_kill_in_mid_epoch(
         "model.in_chans": 3,
         "train.batch_size": 6,  # three and a third an epoch
     }
-    for name in ("in_memory", "mapped"):
+    in_memory = {**changes, "data.memory_map": False}
+    _assert_same_batches_after_a_kill(tmp_path, changes, in_memory, num_processes)
+    assert len(list(own_cache.rglob("*.map"))) == 1
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_latents_give_the_same_batches_after_a_kill_in_mid_epoch(
+    tmp_path: Path, num_processes: int
+) -> None:
+    vae = write_autoencoder(tmp_path / "vae")
+    encode(tmp_path / "latents", vae, "--held_out_images=1777", "--batch_size=20")  # 20 are left
+    changes: dict[str, object] = {
+        "data.name": "latents",
+        "data.path": str(tmp_path / "latents"),
+        "data.on_device": False,
+        "model.in_chans": 2,
+        "model.img_size": 4,
+        "sample.clip_sample": False,
+        "train.batch_size": 6,
+    }
+    _assert_same_batches_after_a_kill(tmp_path, changes, changes, num_processes)
+
+
+def _assert_same_batches_after_a_kill(
+    tmp_path: Path, changes: dict[str, object], whole: dict[str, object], num_processes: int
+) -> None:
+    """Train with one process and without a stop, then with several that are killed at step 5."""
+    for name in ("alone", "parts"):
         (tmp_path / name).mkdir()
-    whole = train_arguments(tmp_path / "whole", {**changes, "data.memory_map": False})
-    assert_done(run_ranks(_train_and_record, whole, tmp_path / "in_memory", num_processes=1))
+    arguments = train_arguments(tmp_path / "whole", whole)
+    assert_done(run_ranks(_train_and_record, arguments, tmp_path / "alone", num_processes=1))
     resumed = train_arguments(tmp_path / "run", changes)
     for fault in (Fault("draw", 5), None):
-        mapped = (resumed, tmp_path / "mapped", fault)
-        finished = run_ranks(_train_and_record, *mapped, num_processes=num_processes)
+        run = (resumed, tmp_path / "parts", fault)
+        finished = run_ranks(_train_and_record, *run, num_processes=num_processes)
         code = 0 if fault is None else -signal.SIGKILL
         assert [done.exit_code for done in finished] == [code] * num_processes, finished
-    assert len(list(own_cache.rglob("*.map"))) == 1
-    expected = load_file(tmp_path / "in_memory" / "rank0.safetensors")
-    parts = [load_file(tmp_path / "mapped" / f"rank{r}.safetensors") for r in range(num_processes)]
+    expected = load_file(tmp_path / "alone" / "rank0.safetensors")
+    parts = [load_file(tmp_path / "parts" / f"rank{r}.safetensors") for r in range(num_processes)]
     again = {name for part in parts for name in part}
     assert {int(name.split()[1]) for name in again} == set(range(4, 12))  # on from step 4
     for name in again:
