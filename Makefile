@@ -13,7 +13,7 @@ RELEASE := $(VENV)-release
 DEMO := $(VENV)-demo
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands demo-test notebook dist dockerfile lint format clean
+.PHONY: install install-package quickstart test lowest slow bench faults slurm two-machines reliability reliability-fast audit figures docs pictures docs-commands demo-test tracker-test notebook dist dockerfile lint format clean
 
 # The package with all that its tests and checks need.
 install: $(VENV)/.installed
@@ -125,6 +125,11 @@ pictures: install
 # since Gradio 6 wants an older Pillow.
 demo-test: $(DEMO)/.installed
 	$(DEMO)/bin/python -m pytest tests/demo
+
+# The trackers with their real packages, offline; in the demo's venv, since Trackio's page needs Gradio as well.
+tracker-test: $(DEMO)/.installed
+	$(DEMO)/bin/python $(PIP) --constraint $(DEMO)/constraints.txt --constraint constraints-demo.txt --editable '.[wandb,trackio]'
+	$(DEMO)/bin/python -m pytest tests/training/test_real_trackers.py
 
 $(DEMO)/.installed: pyproject.toml constraints.txt constraints-demo.txt
 	$(PYTHON) -m venv $(DEMO)

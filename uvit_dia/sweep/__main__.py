@@ -6,10 +6,10 @@
     python -m uvit_dia.sweep cell runs/sweep NAME
 
 Run the same command again to resume an interrupted sweep: finished cells are skipped, broken ones
-resume, diverged ones are results. --dry_run shows the runs and their cost, with --commands also
-their commands; --status shows how far they are. The second command works on one cell alone. Exit
-codes: 0 all cells have a result, 1 some cells failed, 2 wrong input, 75 stopped early with all
-state saved.
+resume, diverged ones are results. --measure finds out, in minutes, how many cells at once this
+machine holds best; --dry_run shows the runs and what they take, with --commands also their
+commands; --status shows how far they are. The second command works on one cell alone. Exit codes: 0
+all cells have a result, 1 some cells failed, 2 wrong input, 75 stopped early with all state saved.
 """
 
 import sys
@@ -27,7 +27,8 @@ from uvit_dia.sweep.cells import SCRIPTS, pasteable
 from uvit_dia.sweep.config import Sweep, make_sweep
 from uvit_dia.sweep.folder import FINAL_STATES, make_plan
 from uvit_dia.sweep.schema import sweep_rule_of
-from uvit_dia.sweep.status import plan_table, read_status, status_table
+from uvit_dia.sweep.speed import measure_speed
+from uvit_dia.sweep.status import plan_table, read_status, recommendation, status_table
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import user_path
 
@@ -71,6 +72,9 @@ def main(argv: list[str], *, scripts: Path | None = SCRIPTS) -> None:
     config, path = _read_config(values)
     sweep = make_sweep(config, path, scripts)
     make_plan(sweep, workdir)  # refuses a folder of another sweep
+    if values["measure"].value:
+        print(recommendation(measure_speed(sweep)))
+        return
     if values["dry_run"].value:
         print(plan_table(sweep, max_parallel or (1 if cluster == "local" else len(sweep.cells))))
         print(commands(sweep, workdir) if values["commands"].value else MORE_ON_A_PLAN)
@@ -94,6 +98,12 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     )
     flags.DEFINE_bool(
         "dry_run", False, "Show the runs and their cost, write nothing.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "measure",
+        False,
+        "Run cells for seconds to see how many at once are best here; --dry_run tells it then.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "commands", False, "With --dry_run: show the commands of each run too.", flag_values=values

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from uvit_dia.sweep.cells import Cell
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.folder import CELL_STATES
 from uvit_dia.sweep.record import CellRecord, read_sweep
+from uvit_dia.sweep.speed import Speed, kept_speed
 from uvit_dia.system.records import number
 
 MAX_TAIL_BYTES = 2**14
@@ -63,7 +65,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> st
 
 
 def plan_table(sweep: Sweep, max_parallel: int) -> str:
-    """Return the table of a sweep's runs: steps, images, learning rate, estimated time, total."""
+    """Return the table of a sweep's runs: steps, images, learning rate, estimated time, total.
+
+    Times are from what was measured here, else from the costs that the sweep config gives.
+    """
+    speed = kept_speed(sweep)
+
+    def seconds(cell: Cell) -> float:
+        beside = sweep.config.seconds_per_cell
+        measured = speed.seconds(cell, beside) if speed else 0.0
+        return measured or sweep.seconds(cell)
+
     rows = [
         [
             cell.name,
@@ -73,24 +85,40 @@ def plan_table(sweep: Sweep, max_parallel: int) -> str:
             f"{cell.num_steps:,}",
             f"{cell.images:,}",
             f"{cell.learning_rate:.4g}",
-            duration(sweep.seconds(cell)),
+            duration(seconds(cell)),
         ]
         for cell in sweep.cells
     ]
     header = ["cell", "variant", "batch size", "seed", "steps", "images", "learning rate", "time"]
-    total = sum(sweep.seconds(cell) for cell in sweep.cells)
+    total = sum(seconds(cell) for cell in sweep.cells)
     images = sum(cell.images for cell in sweep.cells)
     count = f"{len(rows)} runs" if len(rows) > 1 else "1 run"
-    at_once = duration(total / min(max_parallel, len(rows)))
+    parallel = min(max_parallel, len(rows))
+    at_once = duration(total / (speed.gain(parallel) if speed else parallel))
     lines = [
         table(header, rows, left=2),
         "",
         f"total: {count}, {images:,} training images, {duration(total)} of runs, {at_once} with "
         f"--max_parallel {max_parallel}",
     ]
-    if total == 0:
-        lines.append("(the sweep config gives no measured costs, so the time is unknown)")
+    if speed is not None:
+        lines.append(recommendation(speed))
+    elif total == 0:
+        lines.append("(nothing is known of the time: --measure measures it here)")
+    else:
+        lines.append(
+            "(by the costs in the sweep config, of another machine; --measure measures here)"
+        )
     return "\n".join(lines)
+
+
+def recommendation(speed: Speed) -> str:
+    """Say how many cells at once are best, and what that rests on."""
+    rates = ", ".join(f"{count}: {rate:.3g}" for count, rate in sorted(speed.together.items()))
+    return (
+        f"measured here: steps a second of so many cells at once ({rates}); best is "
+        f"--max_parallel {speed.best}"
+    )
 
 
 def duration(seconds: float) -> str:
