@@ -393,6 +393,28 @@ def test_variants_of_one_batch_size_stand_along_the_axis(tmp_path: Path) -> None
     assert [axes.get_title().replace("\n", "") for axes in samples.axes] == list(variants)
 
 
+@pytest.mark.parametrize(
+    ("names", "width", "angle"),
+    [(("a", "b", "c"), 6.8, 0), (("identity", "rescaled", "paper", "none"), 4.0, 25)],
+)
+def test_names_under_the_axis_are_turned_only_where_they_do_not_fit(
+    tmp_path: Path, names: tuple[str, ...], width: float, angle: float
+) -> None:
+    make_sweep(tmp_path, variants=names, batch_sizes=(32,), seeds=(0, 1))
+    figure = metric_figure(read_results(tmp_path), width=width)
+    assert figure is not None
+    assert {tick.get_rotation() for tick in figure.axes[-1].get_xticklabels()} == {angle}
+
+
+def test_a_narrow_figure_has_a_narrow_legend(full: Path) -> None:
+    narrow = metric_figure(read_results(full), width=4.0)
+    assert narrow is not None
+    narrow.canvas.draw()
+    legend = narrow.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= narrow.bbox.width
+
+
 def test_looks_are_told_apart_in_grey_by_their_shapes(full: Path) -> None:
     figure = metric_figure(read_results(full))
     assert figure is not None
