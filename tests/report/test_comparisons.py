@@ -9,6 +9,7 @@ from scipy import stats
 
 from tests.support.synthetic_sweeps import evaluation, make_sweep, write_lines
 from uvit_dia.report import comparisons
+from uvit_dia.report.certainty import certainty
 from uvit_dia.report.comparisons import (
     HIGHER,
     LOWER,
@@ -36,7 +37,16 @@ from uvit_dia.report.statistics import (
     student_test,
     welch_test,
 )
-from uvit_dia.report.words import joined, shown, shown_interval, shown_p
+from uvit_dia.report.words import (
+    joined,
+    places_for,
+    shown,
+    shown_change,
+    shown_interval,
+    shown_mean,
+    shown_p,
+    shown_to,
+)
 
 NAN = math.nan
 
@@ -214,27 +224,35 @@ def test_sentence_of_a_lower_and_of_a_higher_metric() -> None:
     low, high = [1.2, 1.25, 1.18], [1.6, 1.7, 1.62]
     verdict, head, text = spoken(low, high)
     assert (verdict, head) == (LOWER, "dia has the lower (better) FD.")
-    assert "dia 1.210, uvit 1.640 (3 seeds a side): a difference of −0.430" in text
-    assert "95% interval −0.538 to −0.322" in text  # Welch's
-    assert "About 3 seeds a side find an effect of this size four times in five." in text
+    assert (
+        "dia 1.21, uvit 1.64 (3 seeds a side). The difference is −0.43 (−26%), 95% interval" in text
+    )
+    assert "95% interval −0.54 to −0.32." in text  # Welch's
+    assert (
+        "About 3 seeds a side would find a difference of this size in four of five sweeps." in text
+    )
     verdict, head, text = spoken(high, low)
     assert (verdict, head) == (HIGHER, "dia has the higher (worse) FD.")
-    assert "a difference of 0.430" in text
+    assert "The difference is 0.43 (+36%)" in text
 
 
 def test_sentence_of_pairs() -> None:
     verdict, _, text = spoken([1.2, 1.5, 1.3], [1.4, 1.75, 1.52], paired=True)
     assert verdict == LOWER
-    assert "(3 pairs of seeds): a difference of −0.223, 95% interval −0.286 to −0.161" in text
-    assert "p = 0.0042 by the paired t-test (Student's p = 0.17, Welch's" in text
-    assert "About 3 seeds a side find" in text
+    assert (
+        "(3 pairs of seeds). The difference is −0.22 (−14%), 95% interval −0.29 to −0.16." in text
+    )
+    assert "p = 0.0042 by the paired t-test." in text
+    assert "About 3 seeds a side would find" in text
 
 
 def test_sentence_where_no_difference_can_be_shown() -> None:
     verdict, head, text = spoken([1.2, 1.5, 1.3], [1.4, 1.3, 1.6])
-    assert (verdict, head) == (NOT_SHOWN, "No difference from uvit that these seeds can show.")
-    assert "Equal they need not be" in text
-    assert "only differences above 0.536" in text  # 0.1528 pooled, times 3.507
+    assert (verdict, head) == (NOT_SHOWN, "No sure difference from uvit.")
+    assert "This does not show that they are equal" in text
+    assert (
+        "only differences above 0.54 in four of five sweeps" in text
+    )  # 0.1528 pooled, times 3.507
     assert "would take about 59 seeds a side" in text
     assert "p = 0.47 by Welch's t-test" in text
 
@@ -247,7 +265,9 @@ def test_sentence_of_two_pairs() -> None:
     """Their spread has one degree of freedom, with which no effect can be estimated."""
     verdict, _, text = spoken([1.0, 1.2], [1.3, 1.4], paired=True)
     assert verdict == NOT_SHOWN
-    assert "2 pairs of seeds find, four times in five, only differences above 0.817; so few" in text
+    assert (
+        "2 pairs of seeds find only differences above 0.82 in four of five sweeps. So few" in text
+    )
     verdict, _, text = spoken([1.0, 1.2], [1.3, 1.5001], paired=True)
     assert verdict == LOWER
     assert "So few pairs cannot tell how many seeds" in text
@@ -259,15 +279,15 @@ def test_sentence_of_what_only_the_correction_stopped() -> None:
     assert family[0].verdict == NOT_SHOWN
     assert family[0].welch.p < 0.05
     text = sentence(family[0])
-    assert "after Holm's correction over 4 comparisons" in text
-    assert "Uncorrected" in text
+    assert "by Welch's t-test, corrected for 4 comparisons" in text
+    assert "Before the correction it is below 0.05" in text
     assert "such a value comes up by chance too often" in text
 
 
 def test_sentence_with_one_seed() -> None:
     verdict, head, text = spoken([1.2], [1.3, 1.4])
     assert (verdict, head) == (NOT_TESTED, "No test can be made.")
-    assert "With one seed of dia nothing says whether this is more than chance" in text
+    assert "dia has one seed. One seed cannot tell a difference from chance" in text
     assert "p =" not in text
 
 
@@ -298,7 +318,7 @@ def test_sentence_without_a_value() -> None:
 def test_sentence_counts_divergences_among_survivors() -> None:
     _, _, text = spoken([1.2, 1.3, 1.24], [1.5, 1.3], planned=(3, 3), diverged=(0, 1))
     assert "Diverged: 0 of 3 seeds of dia, 1 of 3 of uvit" in text
-    assert "the means are over the survivors, which flatters the side that lost more" in text
+    assert "The means are over the survivors, which flatters the side that lost more" in text
 
 
 LOW, HIGH = ([1.2, 1.25, 1.18], [1.6, 1.7, 1.62]), ([1.6, 1.7, 1.62], [1.2, 1.25, 1.18])
@@ -310,36 +330,64 @@ SAME, SINGLE = ([1.2, 1.5, 1.3], [1.4, 1.3, 1.6]), ([1.2], [1.3])
     [
         (
             [LOW, SAME, SAME],
-            "Against uvit, FD is lower (better) for dia at batch size 8; 2 other comparisons show "
-            "no difference.",
+            "Yes. Against the baseline uvit, FD is lower (better) for dia at batch size 8 (−26%). "
+            "No sure difference in 2 other comparisons.",
         ),
         (
             [LOW, HIGH, SAME, SINGLE],
-            "Against uvit, FD is lower (better) for dia at batch size 8 and higher (worse) for dia "
-            "at batch size 16; 1 other comparison shows no difference; 1 could not be tested.",
+            "Yes. Against the baseline uvit, FD is lower (better) for dia at batch size 8 (−26%) "
+            "and higher (worse) for dia at batch size 16 (+36%). No sure difference in 1 other "
+            "comparison. 1 comparison could not be tested.",
         ),
         (
             [SAME, SAME],
-            "Not that these seeds can show: none of 2 comparisons shows a difference from uvit.",
+            "No sure difference from the baseline uvit, in any of 2 comparisons.",
         ),
-        (
-            [SAME],
-            "Not that these seeds can show: the comparison does not show a difference from uvit.",
-        ),
+        ([SAME], "No sure difference from the baseline uvit."),
         (
             [SAME, SINGLE],
-            "Not that these seeds can show: the comparison does not show a difference from uvit; "
-            "1 could not be tested.",
+            "No sure difference from the baseline uvit. 1 comparison could not be tested.",
         ),
-        ([SINGLE], "Not known: no comparison with uvit could be tested."),
+        ([SINGLE], "Not known: no comparison with the baseline uvit could be tested."),
     ],
 )
-def test_the_answer_is_one_sentence(samples: list, text: str) -> None:
+def test_the_answer_is_a_few_short_sentences(samples: list, text: str) -> None:
     family = [
         compare(8 * 2**index, ("dia", seeded(a)), ("uvit", seeded(b, first=100)))
         for index, (a, b) in enumerate(samples)
     ]
     assert answer(family, "FD") == text
+
+
+def test_the_answer_of_one_batch_size_names_variants_alone() -> None:
+    samples = {"dia": HIGH, "se": HIGH, "srm": SAME}
+    family = [
+        compare(8, (variant, seeded(a)), ("uvit", seeded(b, first=100)))
+        for variant, (a, b) in samples.items()
+    ]
+    assert answer(family, "FD") == (
+        "Yes. Against the baseline uvit, FD is higher (worse) for dia and se (+36%). No sure "
+        "difference for srm."
+    )
+
+
+def test_how_sure_speaks_of_the_weakest_evidence_and_the_largest_difference_missed() -> None:
+    family = [compared(*samples, paired=False) for samples in (LOW, SAME)]
+    lines = dict(certainty(family, 0))
+    assert list(lines) == ["Evidence.", "False findings.", "Missed differences."]
+    assert f"{shown_p(family[0].p)}, by Welch's t-test, corrected for 2" in lines["Evidence."]
+    largest = max(c.detectable(c.strictest) for c in family)
+    assert (
+        f"With 3 seeds a side, a true difference of {shown(largest, 2)} ("
+        in (lines["Missed differences."])
+    )
+    lines = dict(certainty([compared(*SAME, paired=True)], 2))
+    assert list(lines) == ["Evidence.", "Missed differences.", "Lost runs."]
+    assert lines["Evidence."].endswith("by the paired t-test. Only a p below 0.05 counts.")
+    assert "2 runs diverged" in lines["Lost runs."]
+    lines = dict(certainty([compared(*SINGLE, paired=False)], 0))
+    assert list(lines) == ["Missed differences.", "Not tested."]
+    assert "Without a test" in lines["Missed differences."]
 
 
 # ------------------------------------------------------------------ numbers for readers
@@ -351,6 +399,35 @@ def test_the_answer_is_one_sentence(samples: list, text: str) -> None:
 )
 def test_numbers_are_shown_with_three_digits(value: float, text: str) -> None:
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (0.000891, 0.00196, ("0.0009", "0.0020")),
+        (-0.000141, 0.00214, ("−0.0001", "0.0021")),
+        (-0.538, -0.322, ("−0.54", "−0.32")),
+        (-31.0, 40.0, ("−31", "40")),
+        (0.0004, 0.2, ("0.0004", "0.2000")),  # an end that is not 0 never looks like 0
+        (1e-12, 3e-12, ("1.00e−12", "3.00e−12")),
+        (-1e300, 1e300, ("−1.00e300", "1.00e300")),
+        (NAN, 1.0, ("–", "1.00")),
+    ],
+)
+def test_intervals_have_the_decimals_that_they_deserve(
+    low: float, high: float, texts: tuple[str, str]
+) -> None:
+    places = places_for(low, high)
+    assert (shown_to(low, places), shown_to(high, places)) == texts
+
+
+def test_means_and_changes_have_few_digits() -> None:
+    assert shown_mean(0.041234, 4) == "0.0412"
+    assert shown_mean(3.4321, 0) == "3.43"  # never under three digits
+    assert shown_mean(NAN, 2) == "–"
+    assert shown_change(0.00143, 0.04123) == "+3.5%"
+    assert shown_change(-1.0, 2.0) == "−50%"
+    assert (shown_change(1.0, 0.0), shown_change(NAN, 1.0)) == ("", "")
 
 
 def test_other_texts() -> None:

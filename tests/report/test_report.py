@@ -1,51 +1,29 @@
-"""The report of a sweep: its words, its figures, its files, and its page in a browser."""
+"""The report of a sweep: its words, its figures, and its files."""
 
-import base64
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from PIL import Image
 
-from tests.support.browser import CHROMIUM
-from tests.support.browser import FLAGS as QUIET
+from tests.support.full_sweep import SIZES, VARIANTS
 from tests.support.synthetic_sweeps import evaluation, make_sweep, write_json, write_lines
 from uvit_dia.plots.style import png_bytes
 from uvit_dia.report import __main__ as report
-from uvit_dia.report import tables
+from uvit_dia.report import measurement
 from uvit_dia.report.__main__ import write_report
 from uvit_dia.report.figure_columns import metric_figure, noise_figure
 from uvit_dia.report.figure_samples import samples_figure
 from uvit_dia.report.figure_training import gradient_figure, loss_figure
+from uvit_dia.report.figures import FIGURES
 from uvit_dia.report.results import read_results
 from uvit_dia.system.errors import InputError
-
-VARIANTS = ("uvit", "dia_lstm", "dia_lstm_light", "dia_lstm_identity")
-SIZES = (8, 16, 32, 64)
-FIGURES = ("metric", "finalloss", "loss", "gradients", "noise", "samples")
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of 48 runs: a large effect, a harmful variant, divergences, a run that still runs."""
-    folder = tmp_path_factory.mktemp("sweeps") / "full"
-    means = {(v, b): 2.6 - 0.2 * np.log2(b / 8) for v in VARIANTS for b in SIZES}
-    means[("dia_lstm", 16)] -= 1.0
-    means[("dia_lstm_light", 32)] += 1.0
-    states = dict.fromkeys(("uvit-b0008-s1", "uvit-b0008-s2"), "diverged")
-    states["dia_lstm_identity-b0064-s2"] = "running"
-    make_sweep(folder, variants=VARIANTS, means=means, spread=0.04, states=states, previews=True)
-    write_report(folder, folder / "report")
-    return folder
 
 
 def text_of(folder: Path) -> str:
@@ -60,17 +38,17 @@ def text_of(folder: Path) -> str:
     [
         (
             (0.999, 0, 0.0),
-            "half-life of 693 steps (decay 0.999); at the end of a run that is 5,542 images at "
+            "half-life of 693 steps (decay 0.999). At the end of a run that is 5,542 images at "
             "batch size 8 and 22,170 at 32",
         ),
         (
             (0.999, 0, 0.05),
-            "693 steps (decay 0.999), or 5% of the run so far where that is shorter; "
-            "at the end of a run that is 3,200 images at every batch size.",
+            "693 steps (decay 0.999), or 5% of the run so far where that is shorter. "
+            "At the end of a run that is 3,200 images at every batch size.",
         ),
         (
             (0.0, 5000, 0.0),
-            "half-life of 5,000 images at every batch size; at the end of a run that is 5,000 "
+            "half-life of 5,000 images at every batch size. At the end of a run that is 5,000 "
             "images at every",
         ),
         ((0.0, 5000, 0.1), "5,000 images at every batch size, or 10% of the run so far where that"),
@@ -88,8 +66,8 @@ def test_report_says_how_weights_were_averaged(
     assert words in text_of(tmp_path)
 
 
-def test_report_begins_with_what_was_compared_and_held_constant(full: Path) -> None:
-    short = text_of(full).split("## What came out")[0]
+def test_report_says_what_was_compared_and_held_constant(full: Path) -> None:
+    short = text_of(full).split("## What was compared")[1].split("## What was left out")[0]
     assert "dia_lstm, dia_lstm_light and dia_lstm_identity with uvit, the baseline" in short
     assert (
         "at batch sizes 8, 16, 32 and 64, with 3 training seeds (0, 1 and 2): 48 runs in all"
@@ -102,27 +80,72 @@ def test_report_begins_with_what_was_compared_and_held_constant(full: Path) -> N
     assert "The learning rate follows the square-root rule: 0.0003536 at 8" in short
     assert "half-life of 5,000 images at every batch size" in short
     assert "images seen; learning rate by the square root of the batch size" in short
-    assert "**This sweep is not finished.** 48 planned: 45 done, 1 running and 2 diverged." in short
-    assert "**Diverged:** 2 of 3 of uvit at batch size 8." in short
+    assert "**Runs.** 48 planned: 45 done, 1 running and 2 diverged." in short
+    assert "**Diverged.** 2 of 3 of uvit at batch size 8." in short
     assert "and not FID" in short
 
 
 def test_report_begins_with_question_answer_figure_and_how_sure_that_is(full: Path) -> None:
     lines = [line for line in text_of(full).split("## ")[0].splitlines() if line]
-    assert lines[1].startswith("> **This sweep is not finished.**")
+    assert lines[1] == (
+        "> **This sweep is not finished.** 47 of 48 runs have ended. The answer may still change."
+    )
     assert lines[2] == (
-        "**Question:** do dia_lstm, dia_lstm_light or dia_lstm_identity change FD (digits) "
-        "compared with uvit, at batch sizes 8, 16, 32 and 64?"
+        "**Question:** Do the variants dia_lstm, dia_lstm_light or dia_lstm_identity change FD "
+        "(digits), compared with the baseline uvit, at batch sizes 8, 16, 32 and 64?"
     )
     assert lines[3] == (
-        "**Answer:** Against uvit, FD (digits) is lower (better) for dia_lstm at batch size 16 and "
-        "higher (worse) for dia_lstm_light at batch size 32; 7 other comparisons show no "
-        "difference; 3 could not be tested."
+        "**Answer:** Yes. Against the baseline uvit, FD (digits) is lower (better) for dia_lstm at "
+        "batch size 16 (−43%) and higher (worse) for dia_lstm_light at batch size 32 (+49%). No "
+        "sure difference in 7 other comparisons. 3 comparisons could not be tested."
     )
     assert lines[4] == "![FD (digits) against batch size](figures/metric.png)"
-    assert lines[6].startswith("**How sure:** The paired t-test decides where both sides finished")
-    assert "corrected by Holm's method over all comparisons" in lines[6]
-    assert "So many seeds find, four times in five, only differences in FD (digits)" in lines[6]
+    assert lines[6:] == [
+        "**How sure:**",
+        "- **Evidence.** The differences found have p = 0.015 or less, by the paired t-test and "
+        "Welch's t-test, corrected for 9 comparisons. A p below 0.05 counts.",
+        "- **False findings.** If no variant made a difference, at most about 1 in 20 such reports "
+        "would still name one.",
+        "- **Missed differences.** With 2 to 3 seeds a side, a true difference of 1.0 (52%) or "
+        "more is found in at least four of five sweeps. A smaller one may be missed.",
+        "- **Lost runs.** 2 runs diverged and have no value. Means are over the others, which "
+        "flatters the variant that lost more.",
+        "- **Not tested.** 3 comparisons: too few seeds have a value, or the values have no "
+        "spread.",
+    ]
+
+
+def test_sections_come_in_the_order_of_their_use(full: Path) -> None:
+    headings = [line[3:] for line in text_of(full).splitlines() if line.startswith("## ")]
+    assert headings == [
+        "What came out",
+        "What was compared",
+        "What was left out, and why",
+        "More figures",
+        "Tables",
+        "How the metric was measured",
+        "How the statistics were done",
+        "Machine and code",
+    ]
+
+
+def test_a_glance_holds_a_row_for_every_comparison(full: Path) -> None:
+    outcome = text_of(full).split("## What came out")[1].split("### ")[0]
+    assert outcome.count("\n| 8 | ") == 3
+    row = "| 16 | dia_lstm | lower (better) | −1.03 | −43% | −1.10 to −0.95 | 0.0026 |"
+    assert row in outcome
+    assert "| 8 | dia_lstm | no test |" in outcome
+
+
+def test_learning_rates_that_differ_between_variants_are_told(tmp_path: Path) -> None:
+    make_sweep(tmp_path, variants=("uvit", "dia", "se"), batch_sizes=(32,), seeds=(0, 1))
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    for cell in content["cells"]:
+        cell["learning_rate"] = 0.002 if cell["variant"] == "dia" else 0.001
+    write_json(tmp_path / "sweep.json", content)
+    write_report(tmp_path, tmp_path / "report")
+    told = "The learning rate differs between variants: 0.001 for uvit and se; 0.002 for dia."
+    assert told in text_of(tmp_path)
 
 
 def test_report_goes_through_every_comparison(full: Path) -> None:
@@ -166,7 +189,7 @@ def test_a_metric_of_inception_is_called_fid_and_no_other(tmp_path: Path) -> Non
         write_lines(folder / "eval.jsonl", lines)
     write_report(tmp_path, tmp_path / "report")
     text = text_of(tmp_path)
-    assert "The metric is FID, between 500" in text
+    assert "**Metric.** FID, between 500" in text
     assert "and not FID" not in text
     assert "FD (" not in text
 
@@ -176,7 +199,7 @@ def test_a_finished_sweep_with_everything_comparable_says_so(tmp_path: Path) -> 
     write_report(tmp_path, tmp_path / "report")
     text = text_of(tmp_path)
     assert "not finished" not in text
-    assert "**Runs:** 4 planned: 4 done." in text
+    assert "**Runs.** 4 planned: 4 done." in text
     assert "Nothing: every planned run has comparable evaluations." in text
     assert "Every run makes 2,000 optimizer steps." in text
     assert "The learning rate is 0.0007071 at every batch size." in text
@@ -206,10 +229,10 @@ def test_poor_sweeps_have_a_report_too(tmp_path: Path, case: str) -> None:
     write_report(tmp_path, tmp_path / "report")
     text = text_of(tmp_path)
     wanted = {
-        "one variant": "one variant, nothing to compare",
+        "one variant": "one variant, so there is nothing to compare",
         "all diverged": "no run has a comparable evaluation yet",
         "no evaluation": "There is no value of dia_lstm to compare.",
-        "no logs": "With one seed of dia_lstm and uvit",
+        "no logs": "dia_lstm and uvit has one seed",
     }
     assert wanted[case] in text
 
@@ -370,6 +393,28 @@ def test_variants_of_one_batch_size_stand_along_the_axis(tmp_path: Path) -> None
     assert [axes.get_title().replace("\n", "") for axes in samples.axes] == list(variants)
 
 
+@pytest.mark.parametrize(
+    ("names", "width", "angle"),
+    [(("a", "b", "c"), 6.8, 0), (("identity", "rescaled", "paper", "none"), 4.0, 25)],
+)
+def test_names_under_the_axis_are_turned_only_where_they_do_not_fit(
+    tmp_path: Path, names: tuple[str, ...], width: float, angle: float
+) -> None:
+    make_sweep(tmp_path, variants=names, batch_sizes=(32,), seeds=(0, 1))
+    figure = metric_figure(read_results(tmp_path), width=width)
+    assert figure is not None
+    assert {tick.get_rotation() for tick in figure.axes[-1].get_xticklabels()} == {angle}
+
+
+def test_a_narrow_figure_has_a_narrow_legend(full: Path) -> None:
+    narrow = metric_figure(read_results(full), width=4.0)
+    assert narrow is not None
+    narrow.canvas.draw()
+    legend = narrow.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= narrow.bbox.width
+
+
 def test_looks_are_told_apart_in_grey_by_their_shapes(full: Path) -> None:
     figure = metric_figure(read_results(full))
     assert figure is not None
@@ -459,136 +504,6 @@ def test_names_with_signs_of_markup_are_drawn_and_escaped(tmp_path: Path) -> Non
     assert r"\<b>$x_1\|\*" in (tmp_path / "report" / "report.md").read_text()
 
 
-# ------------------------------------------------------------------ the page
-
-
-class Page(HTMLParser):
-    """Collects what a page refers to, its ids, and whether its tags close."""
-
-    VOID = ("meta", "link", "br", "img", "hr", "input")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.tags: set[str] = set()
-        self.faults: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self._attributes(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self._attributes(attrs)
-
-    def _attributes(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            text = value or ""
-            if name == "id":
-                self.ids.append(text)
-            elif name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-                self.references.append(text)
-            self.references += re.findall(r"url\((.*?)\)", text)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(tag)
-
-
-@pytest.fixture(scope="module")
-def page(full: Path) -> tuple[str, Page]:
-    text = (full / "report" / "report.html").read_text()
-    parsed = Page()
-    parsed.feed(text)
-    return text, parsed
-
-
-def test_page_needs_nothing_beside_itself(page: tuple[str, Page]) -> None:
-    text, parsed = page
-    without_data = re.sub(r'"data:[^"]*"', '""', text)
-    assert not re.search(r"https?:|//|@import|<script", without_data)
-    assert {r.split(":")[0][0] for r in parsed.references} <= {"#", "d"}
-    assert all(r.startswith(("#", "data:")) for r in parsed.references)
-    assert "default-src 'none'" in text
-    assert not parsed.tags & {"script", "iframe", "object", "embed", "svg"}
-
-
-def test_page_is_well_formed(page: tuple[str, Page]) -> None:
-    _, parsed = page
-    assert not parsed.faults
-    assert not parsed.open
-    assert len(set(parsed.ids)) == len(parsed.ids)
-    inner = {r[1:] for r in parsed.references if r.startswith("#")}
-    assert inner <= set(parsed.ids)
-
-
-def test_figures_of_the_page_are_its_files_and_have_words(
-    page: tuple[str, Page], full: Path
-) -> None:
-    text, _ = page
-    for name in FIGURES:
-        svg = (full / "report" / "figures" / f"{name}.svg").read_bytes()
-        assert base64.b64encode(svg).decode() in text
-    assert text.count("<img") == text.count(' alt="') == len(FIGURES)
-    assert "prefers-color-scheme: dark" in text
-    assert "@media print" in text
-
-
-FLAGS = (
-    *QUIET,
-    "--hide-scrollbars",
-    "--allow-file-access-from-files",
-    "--enable-logging=stderr",
-)
-
-
-def browse(tmp_path: Path, page: Path, *flags: str) -> subprocess.CompletedProcess:
-    assert CHROMIUM is not None
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [CHROMIUM, *FLAGS, profile, *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_opens_in_a_browser(full: Path, tmp_path: Path, scheme: str) -> None:
-    shot = tmp_path / "page.png"
-    setting = f"--blink-settings=preferredColorScheme={1 if scheme == 'light' else 0}"
-    page = full / "report" / "report.html"
-    done = browse(tmp_path, page, setting, "--window-size=1000,6000", f"--screenshot={shot}")
-    assert "CONSOLE" not in done.stderr
-    with Image.open(io.BytesIO(shot.read_bytes())) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    paper = to_hex(pixels[2, 2] / 255)
-    assert paper == {"light": "#ffffff", "dark": "#14171a"}[scheme]
-    bands = pixels.reshape(12, -1, 3).astype(float).std(axis=1).max(axis=1)
-    assert (bands > 5).all()  # no part of it is blank
-    saturation = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
-    assert (saturation > 100).mean() > 1e-3  # the figures' colours are there
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_page_fits_a_phone(full: Path, tmp_path: Path) -> None:
-    wrapper = tmp_path / "phone.html"
-    source = (full / "report" / "report.html").as_uri()
-    wrapper.write_text(
-        f'<iframe id="page" width="360" height="700" style="border:0" src="{source}"></iframe>'
-        "<script>"
-        "page.onload = () => { const d = page.contentDocument, root = d.documentElement;"
-        "const wide = [...d.querySelectorAll('p, li, h1, h2, h3, figure, .scroll')]"
-        ".filter(e => e.getBoundingClientRect().right > 360).length;"
-        "document.title = [root.scrollWidth, wide].join(' '); }</script>"
-    )
-    done = browse(tmp_path, wrapper, "--dump-dom", "--virtual-time-budget=5000")
-    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
-    assert found is not None
-    assert (int(found[1]), int(found[2])) == (360, 0)
-
-
 def test_png_has_a_size_for_print(full: Path) -> None:
     figure = metric_figure(read_results(full))
     assert figure is not None
@@ -616,4 +531,4 @@ def test_png_has_a_size_for_print(full: Path) -> None:
 def test_settings_say_classes_and_guidance(
     settings: dict[str, object], rows: list[tuple[str, str]]
 ) -> None:
-    assert tables._guidance(settings) == rows
+    assert measurement._guidance(settings) == rows

@@ -25,7 +25,7 @@ PAPER = "#ffffff"
 DASHED: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}
 DOTS_PER_INCH = 200
 WIDTH = 6.8  # inches, of every figure
-LINE_LETTERS = 78  # that a legend's line may hold
+LINE_LETTERS = 78  # that a legend's line may hold in a figure of that width
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -142,9 +142,8 @@ def add_legend(figure: Figure, handles: Sequence[Any]) -> None:
     if not handles:
         return
     labels = [handle.get_label() for handle in handles]
-    columns = next(
-        n for n in range(len(labels), 0, -1) if n == 1 or _width(labels, n) <= LINE_LETTERS
-    )
+    letters = LINE_LETTERS * figure.get_figwidth() / WIDTH
+    columns = next(n for n in range(len(labels), 0, -1) if n == 1 or _width(labels, n) <= letters)
     rows = -(-len(labels) // columns)
     figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(labels) // rows))
 

@@ -14,12 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from uvit_dia.plots.style import DASHED, add_legend, figure, look
+from uvit_dia.plots.style import DASHED, WIDTH, add_legend, figure, look
 from uvit_dia.report.figure_floor import Floor, axes_with_floor, draw_gaussian_mark
 from uvit_dia.report.results import SweepResults
 
+HEIGHT = 4.4  # inches
 DODGE = 0.11  # octaves between neighbouring variants, so that their error bars stand side by side
 MAX_WIDTH = 0.55  # octaves that all variants of a batch size may take
+MAX_TICKS = 6  # of the vertical axis; more of them need more digits
+VARIANTS_AN_INCH = 2.5  # more of them have their names turned steeply
+AXIS_LETTERS = 66  # that stand under the axis of a figure of the usual width
 ASIDE = 0.035  # octaves between an error bar and its seeds
 
 
@@ -46,8 +50,16 @@ class Mark:
         return min(reached), max(reached)
 
 
-def metric_figure(results: SweepResults) -> Figure | None:
-    """Draw the metric against batch size: means, spreads, seeds, divergences, and two marks."""
+def metric_figure(
+    results: SweepResults, *, width: float = WIDTH, height: float = HEIGHT
+) -> Figure | None:
+    """Draw the metric against batch size: means, spreads, seeds, divergences, and two marks.
+
+    Args:
+        results: the sweep.
+        width: inches; the letters keep their size.
+        height: inches.
+    """
     value, spread, gaussian = (
         _median(results, name) for name in ("floor", "floor_std", "gaussian_mark")
     )
@@ -57,7 +69,15 @@ def metric_figure(results: SweepResults) -> Figure | None:
         if math.isfinite(gaussian):
             draw_gaussian_mark(axes, gaussian)
 
-    return column_figure(results, "value", results.metric_name, floor=floor, decorate=mark_gaussian)
+    return column_figure(
+        results,
+        "value",
+        results.metric_name,
+        floor=floor,
+        decorate=mark_gaussian,
+        width=width,
+        height=height,
+    )
 
 
 def noise_figure(results: SweepResults) -> Figure | None:
@@ -87,6 +107,8 @@ def column_figure(
     floor: Floor | None = None,
     together: Callable[[str, int], float] | None = None,
     decorate: Callable[[Axes], None] | None = None,
+    width: float = WIDTH,
+    height: float = HEIGHT,
 ) -> Figure | None:
     """Draw a column of the table against batch size, one line a variant.
 
@@ -98,21 +120,25 @@ def column_figure(
         together: what stands for all seeds of a variant at a batch size, without error bars, where
             it is not their mean.
         decorate: draws what else belongs into the axes.
+        width: inches.
+        height: inches.
     """
     variants = results.plan.variants
     marks = [_marks(results, column, index, together) for index in range(len(variants))]
     if not any(marks):
         return None
-    with figure(height=4.4) as drawn:
+    with figure(height=height, width=width) as drawn:
         reached = [end for line in marks for mark in line for end in mark.ends]
         main = axes_with_floor(drawn, min(reached), max(reached), floor)
         for index, variant in enumerate(variants):
             _draw_marks(main, marks[index], variant, index)
-        _name_places(main, results)
+        _name_places(main, results, width)
         _mark_divergences(main, results)
         main.set_ylabel(label)
         if decorate is not None:
             decorate(main)
+        if main.get_yscale() == "linear":
+            main.locator_params(axis="y", nbins=MAX_TICKS)
         handles, _ = main.get_legend_handles_labels()
         lines = [handle for handle in handles if isinstance(handle, Line2D)]
         bars = [handle for handle in handles if not isinstance(handle, Line2D)]
@@ -182,7 +208,7 @@ def _draw_marks(axes: Axes, marks: Sequence[Mark], variant: str, index: int) -> 
     )
 
 
-def _name_places(axes: Axes, results: SweepResults) -> None:
+def _name_places(axes: Axes, results: SweepResults, width: float) -> None:
     """Label the horizontal axis: by batch size, or where there is but one by variant."""
     sizes, variants = results.plan.batch_sizes, results.plan.variants
     axes.set_xscale("log", base=2)
@@ -190,7 +216,11 @@ def _name_places(axes: Axes, results: SweepResults) -> None:
     lowest = axes.figure.axes[-1]  # below a break, if there is one
     lowest.xaxis.set_minor_locator(NullLocator())
     if len(sizes) == 1:
-        lowest.set_xticks(_places(results, sizes[0]), variants, rotation=25, ha="right")
+        letters = len(variants) * (2 + max(map(len, variants)))
+        is_tight = letters > AXIS_LETTERS * width / WIDTH
+        angle = 25 if len(variants) <= VARIANTS_AN_INCH * width else 50
+        turned: dict[str, Any] = {"rotation": angle, "ha": "right"} if is_tight else {}
+        lowest.set_xticks(_places(results, sizes[0]), variants, **turned)
         lowest.set_xlabel(f"variant, at batch size {sizes[0]}")
     else:
         lowest.set_xticks(sizes, [str(size) for size in sizes])

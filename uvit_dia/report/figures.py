@@ -1,6 +1,7 @@
 """All figures of a sweep's report, each with its title and a caption that says how to read it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
@@ -10,7 +11,9 @@ from uvit_dia.report.figure_samples import samples_figure
 from uvit_dia.report.figure_training import gradient_figure, loss_figure
 from uvit_dia.report.page import Picture
 from uvit_dia.report.results import SweepResults
-from uvit_dia.report.words import words
+from uvit_dia.report.words import capital, words
+
+PHONE = {"width": 4.0, "height": 3.7}  # inches
 
 
 def final_loss_figure(results: SweepResults) -> Figure | None:
@@ -32,7 +35,9 @@ FIGURES: dict[str, Callable[[SweepResults], Figure | None]] = {
 def draw_pictures(results: SweepResults) -> dict[str, Picture]:
     """Draw every figure for which the sweep has data, by name, in the report's order."""
     marks = ("floor", "floor_std", "gaussian_mark")
+    first, *others = results.plan.batch_sizes
     names = {
+        "against": "against batch size" if others else f"of each variant at batch size {first}",
         "metric": results.metric_name,
         "budget": "images seen" if results.plan.budget == "images" else "optimizer steps",
         "marks": " ".join(words("parts", m) for m in marks if results.table[m].notna().any()),
@@ -46,5 +51,7 @@ def draw_pictures(results: SweepResults) -> dict[str, Picture]:
             )
             files = svg_bytes(drawn), png_bytes(drawn)
             has_images = draw is samples_figure
-            pictures[name] = Picture(name, title, caption, *files, has_images=has_images)
+            pictures[name] = Picture(name, capital(title), caption, *files, has_images=has_images)
+    if "metric" in pictures and (drawn := metric_figure(results, **PHONE)) is not None:
+        pictures["metric"] = replace(pictures["metric"], narrow=svg_bytes(drawn))
     return pictures

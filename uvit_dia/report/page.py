@@ -86,6 +86,7 @@ class Picture:
         svg: its content.
         png: its content.
         has_images: whether it shows images, whose colours a dark page must not turn round.
+        narrow: the same drawn for a phone, as SVG; without it, a phone scrolls over the wide one.
     """
 
     kind: ClassVar[str] = "picture"
@@ -95,18 +96,44 @@ class Picture:
     svg: bytes
     png: bytes
     has_images: bool = False
+    narrow: bytes = b""
 
     @property
     def data(self) -> str:
         """The SVG as a data URL."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+        return _data_url(self.svg)
+
+    @property
+    def narrow_data(self) -> str:
+        """The narrow SVG as a data URL."""
+        return _data_url(self.narrow)
 
 
-Block = Heading | Paragraph | Bullets | Table | Picture
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that a reader opens: `title` stands for them until then, and above them in Markdown.
+
+    A fold holds no other, and no heading.
+    """
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    blocks: Sequence[Paragraph | Bullets | Table | Picture]
+
+
+Block = Heading | Paragraph | Bullets | Table | Picture | Fold
+
+
+def _data_url(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """Return a page as one HTML file."""
+    """Return a page as one HTML file.
+
+    What stands before the first heading becomes the first screen. Where the page is wide, its
+    picture stands beside its words. Then come a table of contents and the sections.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -115,7 +142,10 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html.jinja").render(title=title, blocks=blocks)
+    kinds = [block.kind for block in blocks]
+    start = kinds.index("heading") if "heading" in kinds else len(kinds)
+    template = environment.get_template("page.html.jinja")
+    return template.render(title=title, first=blocks[:start], others=blocks[start:])
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
@@ -144,6 +174,8 @@ def _markdown_block(block: Block) -> str:
         case Picture(name, picture_title, caption):
             told = _with_lead(f"{picture_title}.", caption)
             return f"![{_md(picture_title)}](figures/{name}.png)\n\n{told}"
+        case Fold(fold_title, inner):
+            return "\n\n".join([f"### {_md(fold_title)}", *map(_markdown_block, inner)])
 
 
 def _with_lead(lead: str, text: str) -> str:

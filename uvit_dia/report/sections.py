@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from uvit_dia.report.comparisons import Comparison
-from uvit_dia.report.page import Block, Bullets, Heading, Paragraph, Picture, Table
+from uvit_dia.report.measurement import settings_block
+from uvit_dia.report.page import Block, Bullets, Fold, Heading, Paragraph, Picture, Table
 from uvit_dia.report.results import SweepResults
 from uvit_dia.report.sentences import headline, sentence
-from uvit_dia.report.summary import summary_blocks
-from uvit_dia.report.tables import settings_block, table_blocks
-from uvit_dia.report.words import WORDS, words
+from uvit_dia.report.summary import compared_blocks, summary_blocks
+from uvit_dia.report.tables import glance_table, table_blocks
+from uvit_dia.report.words import WORDS, plural, words
 from uvit_dia.system.records import Record
 
 MAX_LEFT_OUT = 200  # lines of the table; more are counted only
@@ -18,7 +19,7 @@ MAX_LEFT_OUT = 200  # lines of the table; more are counted only
 def report_blocks(
     results: SweepResults, comparisons: Sequence[Comparison], pictures: dict[str, Picture]
 ) -> list[Block]:
-    """Return the whole report, beginning with what one must know.
+    """Return the whole report, the answer first and the long tables after it.
 
     Args:
         results: of the sweep.
@@ -27,12 +28,13 @@ def report_blocks(
     """
     others: list[Block] = [picture for name, picture in pictures.items() if name != "metric"]
     if others:
-        others.insert(0, Heading("Figures"))
+        others.insert(0, Heading("More figures"))
     return [
         *summary_blocks(results, comparisons, pictures.get("metric")),
-        *others,
         *outcome_blocks(results, comparisons),
+        *compared_blocks(results),
         *left_out_blocks(results),
+        *others,
         *table_blocks(results, comparisons),
         *settings_block(results),
         *statistics_blocks(),
@@ -48,14 +50,15 @@ def outcome_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> 
         blocks.append(Paragraph(f"There is one variant, {baseline}; a comparison needs another."))
     elif not comparisons:
         blocks.append(Paragraph("No run has a comparable evaluation yet."))
+    else:
+        blocks.append(glance_table(comparisons))
     for variant in others if comparisons else ():
-        blocks.append(Heading(f"{variant} against {baseline}", level=3))
         items = [
             (f"Batch size {c.batch_size}: {headline(c, results.metric_name)}", sentence(c))
             for c in comparisons
             if c.ours.variant == variant
         ]
-        blocks.append(Bullets(items))
+        blocks.append(Fold(f"{variant} against {baseline}, in words", [Bullets(items)]))
     return blocks
 
 
@@ -70,7 +73,9 @@ def left_out_blocks(results: SweepResults) -> list[Block]:
     caption = words("tables", "left_out")
     if len(left_out) > MAX_LEFT_OUT:
         caption += f" The first {MAX_LEFT_OUT} of {len(left_out)} entries."
-    blocks.append(Table(caption, ("run", "what", "why"), rows, labels=3))
+    table = Table(caption, ("run", "what", "why"), rows, labels=3)
+    title = f"{plural(len(left_out), 'entry', 'entries')} with the reason"
+    blocks.append(Fold(title, [table]))
     return blocks
 
 

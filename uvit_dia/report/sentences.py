@@ -6,59 +6,80 @@ from collections.abc import Iterable, Sequence
 from uvit_dia.report.comparisons import HIGHER, LOWER, NOT_SHOWN, NOT_TESTED, Comparison
 from uvit_dia.report.statistics import ALPHA
 from uvit_dia.report.words import (
-    NBSP,
+    MAX_NAMED,
     joined,
+    places_for,
     plural,
     shown,
+    shown_change,
     shown_count,
-    shown_interval,
+    shown_interval_to,
+    shown_mean,
     shown_p,
+    shown_to,
     words,
 )
 
 
 def answer(comparisons: Sequence[Comparison], metric: str) -> str:
-    """Return what all comparisons say together, in one sentence."""
+    """Return what all comparisons say together, in a few short sentences."""
     baseline = comparisons[0].base.variant
+    is_one_size = len({c.batch_size for c in comparisons}) == 1
     lower, higher, silent, untested = (
         [c for c in comparisons if c.verdict == verdict]
         for verdict in (LOWER, HIGHER, NOT_SHOWN, NOT_TESTED)
     )
     if len(untested) == len(comparisons):
-        return f"Not known: no comparison with {baseline} could be tested."
+        return words("answer", "untested", base=baseline)
     if lower or higher:
-        found = [f"lower (better) for {_where(lower)}"] if lower else []
-        found += [f"higher (worse) for {_where(higher)}"] if higher else []
-        text = f"Against {baseline}, {metric} is {joined(found)}"
-        if silent:
-            show = "shows" if len(silent) == 1 else "show"
-            text += f"; {plural(len(silent), 'other comparison')} {show} no difference"
+        found = [
+            f"{told} for {_where(some, is_one_size=is_one_size)}"
+            for told, some in (("lower (better)", lower), ("higher (worse)", higher))
+            if some
+        ]
+        parts = [words("answer", "found", base=baseline, metric=metric, found=joined(found))]
+        if is_one_size and 0 < len(silent) <= MAX_NAMED:
+            variants = joined(c.ours.variant for c in silent)
+            parts.append(words("answer", "silent", variants=variants))
+        elif silent:
+            count = plural(len(silent), "other comparison")
+            parts.append(words("answer", "silent_of_many", comparisons=count))
     else:
-        many = f"none of {len(silent)} comparisons shows"
-        one = "the comparison does not show"
-        text = f"Not that these seeds can show: {many if len(silent) > 1 else one}"
-        text += f" a difference from {baseline}"
-    return f"{text}; {len(untested)} could not be tested." if untested else f"{text}."
+        text = words("answer", "nothing", base=baseline)
+        if len(silent) > 1:
+            text += words("answer", "nothing_of_many", count=len(silent))
+        parts = [f"{text}."]
+    if untested:
+        count = plural(len(untested), "comparison")
+        parts.append(words("answer", "some_untested", comparisons=count))
+    return " ".join(parts)
 
 
-def _where(comparisons: Iterable[Comparison]) -> str:
-    """Return "dia_lstm at batch size 8 and 16, relu and tanh at batch size 8"."""
-    sizes: dict[str, list[int]] = {}
+def _where(comparisons: Iterable[Comparison], *, is_one_size: bool) -> str:
+    """Return "relu at batch size 8 and 16 (−4.0% to −2.0%), tanh at batch size 8 (−3.0%)".
+
+    Args:
+        comparisons: whose variants, batch sizes and relative differences are told.
+        is_one_size: whether all of the report have the same batch size, which is then left out.
+    """
+    mine: dict[str, list[Comparison]] = {}
     for c in comparisons:
-        sizes.setdefault(c.ours.variant, []).append(c.batch_size)
-    variants: dict[str, list[str]] = {}
-    for variant, found in sizes.items():
-        variants.setdefault(joined(found), []).append(variant)
-    return ", ".join(f"{joined(same)} at batch size {size}" for size, same in variants.items())
+        mine.setdefault(c.ours.variant, []).append(c)
+    groups: dict[str, list[str]] = {}
+    for variant, found in mine.items():
+        groups.setdefault(joined(c.batch_size for c in found), []).append(variant)
+    parts = []
+    for sizes, variants in groups.items():
+        text = joined(variants) if is_one_size else f"{joined(variants)} at batch size {sizes}"
+        changes = _changes([c for variant in variants for c in mine[variant]])
+        parts.append(f"{text} ({changes})" if changes else text)
+    return ", ".join(parts)
 
 
-def reach(comparisons: Sequence[Comparison], metric: str) -> str:
-    """Return which differences the seeds of a sweep find at the correction's strictest step."""
-    limits = [c.detectable(c.strictest) for c in comparisons if c.verdict != NOT_TESTED]
-    if not limits:
-        return words("summary", "no_reach")
-    found = _to(*(shown(limit, 2) for limit in (min(limits), max(limits))))
-    return words("summary", "reach", metric=metric, limits=found)
+def _changes(comparisons: Iterable[Comparison]) -> str:
+    ordered = sorted(comparisons, key=lambda c: c.difference)
+    shares = [shown_change(c.difference, c.base.summary.mean) for c in (ordered[0], ordered[-1])]
+    return _to(*shares) if all(shares) else ""
 
 
 def headline(comparison: Comparison, metric: str) -> str:
@@ -93,11 +114,16 @@ def _words(c: Comparison, name: str, group: str = "comparison", **names: object)
 
 
 def _means(c: Comparison) -> str:
+    low, high = c.decisive.low, c.decisive.high
+    places = places_for(low, high)
     means = {"ours_mean": c.ours.summary.mean, "base_mean": c.base.summary.mean}
-    told = {name: shown(mean, 4) for name, mean in means.items()}
-    text = _words(c, "means", difference=shown(c.difference), seeds=_seeds(c), **told)
-    if not math.isnan(c.decisive.low):
-        text += _words(c, "interval", interval=shown_interval(c.decisive.low, c.decisive.high))
+    told = {name: shown_mean(mean, places) for name, mean in means.items()}
+    difference = shown_to(c.difference, places)
+    text = _words(c, "means", difference=difference, seeds=_seeds(c), **told)
+    if change := shown_change(c.difference, c.base.summary.mean):
+        text += _words(c, "relative", change=change)
+    if not math.isnan(low):
+        text += _words(c, "interval", interval=shown_interval_to(low, high, places))
     return f"{text}."
 
 
@@ -122,15 +148,9 @@ def _why_untested(c: Comparison) -> str:
 
 def _tests(c: Comparison) -> str:
     test = "the paired t-test" if c.is_paired else "Welch's t-test"
-    beside = f"Student's {shown_p(c.student.p)}"
-    if c.is_paired:
-        beside += f", Welch's {shown_p(c.welch.p)}"
     if c.num_tests > 1:
-        test += f" after Holm's correction over {c.num_tests} comparisons"
-        beside = f"uncorrected {shown_p(c.decisive.p)}; {beside}"
-    size = {"g": f"Hedges' g{NBSP}{shown(c.effect.g)}"}
-    size["g_interval"] = shown_interval(c.effect.low, c.effect.high)
-    text = _words(c, "tests", p=shown_p(c.p), test=test, beside=beside, **size)
+        test += words("certainty", "correction", count=c.num_tests)
+    text = _words(c, "tests", p=shown_p(c.p), test=test)
     if c.verdict == NOT_SHOWN and c.decisive.p < ALPHA:
         text += " " + _words(c, "uncorrected", count=c.num_tests)
     return text
@@ -138,12 +158,13 @@ def _tests(c: Comparison) -> str:
 
 def _what_it_takes(c: Comparison) -> str:
     """Say how many seeds an effect of the measured size needs, and what these could have found."""
-    needed = _to(shown_count(c.needed()), shown_count(c.needed(c.strictest)))
+    count = c.needed(c.strictest)
+    needed = shown_count(count)
     if c.verdict in (LOWER, HIGHER):
-        return _words(c, "found_by_two" if c.needed() is None else "found", needed=needed)
-    detectable = _to(shown(c.detectable()), shown(c.detectable(c.strictest)))
+        return _words(c, "found_by_two" if count is None else "found", needed=needed)
+    detectable = shown(c.detectable(c.strictest), 2)
     text = _words(c, "not_equal", seeds=_seeds(c), detectable=detectable)
-    if c.needed() is not None:
+    if count is not None:
         return text + _words(c, "would_take", needed=needed)
     is_two = c.is_paired and c.ours.summary.n == 2
     return text + _words(c, "two_pairs" if is_two else "out_of_reach")

@@ -1,15 +1,16 @@
-"""The first section of a sweep's report, for who has half a minute: question, answer, how sure."""
+"""What one must know first: question, answer, figure, how sure; and what was compared with what."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 
 from uvit_dia.config.rules import HELD_OUT_LOSS
+from uvit_dia.report.certainty import certainty
 from uvit_dia.report.comparisons import Comparison
-from uvit_dia.report.page import Block, Paragraph, Picture
+from uvit_dia.report.page import Block, Bullets, Heading, Paragraph, Picture
 from uvit_dia.report.results import SweepResults
-from uvit_dia.report.sentences import answer, reach
-from uvit_dia.report.words import joined, plural, short_list, words
+from uvit_dia.report.sentences import answer
+from uvit_dia.report.words import MAX_NAMED, capital, joined, plural, words
 from uvit_dia.system.records import number
 
 STATES = ("done", "running", "preempted", "waiting", "diverged", "failed")  # as they are told
@@ -19,7 +20,7 @@ RULES = {"constant": "constant", "sqrt": "square-root", "linear": "linear", "ada
 def summary_blocks(
     results: SweepResults, comparisons: Sequence[Comparison], main: Picture | None
 ) -> list[Block]:
-    """Return the report's first section: what was asked, what came out, and how sure that is.
+    """Return the first screen, for who has half a minute: question, answer, figure, how sure.
 
     Args:
         results: of the sweep.
@@ -28,24 +29,37 @@ def summary_blocks(
     """
     blocks: list[Block] = []
     if not results.is_finished:
-        blocks.append(Paragraph(_progress(results), "This sweep is not finished.", look="note"))
+        names = {
+            "num_runs": len(results.cells),
+            "num_ended": sum(c.has_ended for c in results.cells),
+        }
+        text = words("summary", "unfinished", **names)
+        blocks.append(Paragraph(text, "This sweep is not finished.", look="note"))
     blocks.append(Paragraph(_question(results), "Question:"))
     blocks.append(Paragraph(_answer(results, comparisons), "Answer:", look="answer"))
     if main is not None:
         blocks.append(main)
     if comparisons:
-        text = f"{words('rule')} {reach(comparisons, results.metric_name)}"
-        blocks.append(Paragraph(text, "How sure:"))
-    blocks.append(Paragraph(_compared(results), "Compared:"))
-    blocks.append(Paragraph(_held_constant(results), "Held constant:"))
-    if results.is_finished:
-        blocks.append(Paragraph(_progress(results), "Runs:"))
+        num_diverged = sum(state == "diverged" for state in results.states.values())
+        blocks.append(Paragraph("", "How sure:"))
+        blocks.append(Bullets(certainty(comparisons, num_diverged)))
+    return blocks
+
+
+def compared_blocks(results: SweepResults) -> list[Block]:
+    """Return the section on what was compared, what was held constant, and what ran."""
+    items = [
+        ("Variants and seeds.", _compared(results)),
+        ("Metric.", _metric(results)),
+        ("Held constant.", _held_constant(results)),
+        ("Runs.", _progress(results)),
+    ]
     if diverged := _diverged(results):
-        blocks.append(Paragraph(diverged, "Diverged:"))
+        items.append(("Diverged.", diverged))
     if num_left_out := len({item.cell for item in results.left_out}):
         text = words("summary", "left_out", runs=plural(num_left_out, "run"))
-        blocks.append(Paragraph(text, "Left out:"))
-    return blocks
+        items.append(("Left out.", text))
+    return [Heading("What was compared"), Bullets(items)]
 
 
 def _sizes(results: SweepResults) -> str:
@@ -57,16 +71,22 @@ def _question(results: SweepResults) -> str:
     baseline, *others = results.plan.variants
     metric = results.metric_name if results.settings else "the metric"
     if not others:
-        return f"how does {metric} of {baseline} depend on the batch size?"
-    named = f"{'does' if len(others) == 1 else 'do'} {short_list(others, ' or ')}"
-    return f"{named} change {metric} compared with {baseline}, at {_sizes(results)}?"
+        return words("summary", "question_alone", metric=metric, base=baseline)
+    names = {"metric": metric, "base": baseline, "sizes": _sizes(results)}
+    if len(others) == 1:
+        named = f"Does {others[0]}"
+    elif len(others) <= MAX_NAMED:
+        named = f"Do the variants {joined(others, ' or ')}"
+    else:
+        named = f"Do any of the {len(others)} variants"
+    return words("summary", "question", do_variants=named, **names)
 
 
 def _answer(results: SweepResults, comparisons: Sequence[Comparison]) -> str:
     if len(results.plan.variants) < 2:
-        return "There is one variant, nothing to compare; the tables hold its values."
+        return words("summary", "answer_alone")
     if not comparisons:
-        return "Not known: no run has a comparable evaluation yet."
+        return words("summary", "answer_unknown")
     return answer(comparisons, results.metric_name)
 
 
@@ -78,7 +98,7 @@ def _compared(results: SweepResults) -> str:
         text = f"{joined(others)} with {baseline}, the baseline, at {_sizes(results)}, with {seeds}"
     else:
         text = f"{baseline} alone, at {_sizes(results)}, with {seeds}"
-    return f"{text}: {plural(len(plan.cells), 'run')} in all. {_metric(results)}"
+    return f"{text}: {plural(len(plan.cells), 'run')} in all."
 
 
 def _metric(results: SweepResults) -> str:
@@ -86,7 +106,7 @@ def _metric(results: SweepResults) -> str:
     if not settings:
         return "No run has been evaluated yet."
     if results.compare == HELD_OUT_LOSS:
-        return words("summary", "held_out")
+        return capital(words("summary", "held_out"))
     text = words("summary", "metric", metric=results.metric_name, num_images=settings["num_images"])
     if settings["metric"] == "fid":
         return text
@@ -113,18 +133,27 @@ def _held_constant(results: SweepResults) -> str:
 
 
 def _learning_rate(results: SweepResults) -> str:
-    rates: dict[int, set[float]] = {}
+    sizes: dict[int, set[float]] = {}
+    variants: dict[str, set[float]] = {}
     for cell in results.plan.cells:
-        rates.setdefault(cell.batch_size, set()).add(cell.learning_rate)
-    every = set.union(*rates.values())
+        sizes.setdefault(cell.batch_size, set()).add(cell.learning_rate)
+        variants.setdefault(cell.variant, set()).add(cell.learning_rate)
+    every = set.union(*sizes.values())
     if len(every) == 1:
         return words("summary", "one_rate", rate=f"{every.pop():.4g}")
-    listed = joined(
-        f"{joined((f'{rate:.4g}' for rate in sorted(found)), ' or ')} at {size}"
-        for size, found in sorted(rates.items())
-    )
+    if len(sizes) == 1:
+        alike: dict[str, list[str]] = {}
+        for variant, rates in variants.items():
+            alike.setdefault(_rates(rates), []).append(variant)
+        listed = "; ".join(f"{rates} for {joined(same)}" for rates, same in alike.items())
+        return words("summary", "rates_apart", rates=listed)
+    listed = joined(f"{_rates(found)} at {size}" for size, found in sorted(sizes.items()))
     rule = RULES.get(str(results.plan.config.get("lr_rule")), "unknown")
     return words("summary", "rates", rule=rule, rates=listed)
+
+
+def _rates(rates: set[float]) -> str:
+    return joined((f"{rate:.4g}" for rate in sorted(rates)), " or ")
 
 
 def _ema(results: SweepResults) -> str:
@@ -163,10 +192,7 @@ def _ema(results: SweepResults) -> str:
 def _progress(results: SweepResults) -> str:
     counts = Counter(results.states.values())
     told = joined(f"{counts[state]} {state}" for state in STATES if counts[state])
-    names = {"num_runs": len(results.cells), "num_ended": sum(c.has_ended for c in results.cells)}
-    text = words("summary", "progress", counts=told, **names)
-    if not results.is_finished:
-        text += words("summary", "unfinished", **names)
+    text = words("summary", "progress", counts=told, num_runs=len(results.cells))
     return text + (words("summary", "divergence") if counts["diverged"] else "")
 
 

@@ -1,35 +1,57 @@
 """The tables of a sweep's report."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from uvit_dia.report.cell_measures import finite, measured
 from uvit_dia.report.comparisons import Comparison
-from uvit_dia.report.page import Block, Heading, Table
+from uvit_dia.report.page import Block, Fold, Heading, Table
 from uvit_dia.report.results import SweepResults
 from uvit_dia.report.statistics import summarize
 from uvit_dia.report.words import (
-    joined,
-    plural,
+    capital,
+    places_for,
     shown,
+    shown_change,
     shown_interval,
+    shown_interval_to,
+    shown_mean,
+    shown_to,
     shown_with_spread,
     words,
 )
-from uvit_dia.system.records import Record
 
 
 def table_blocks(results: SweepResults, comparisons: Sequence[Comparison]) -> list[Block]:
-    """Return the section of all tables."""
-    blocks: list[Block] = [Heading("Tables")]
-    if results.settings:
-        blocks.append(_metric_table(results))
+    """Return the section of all tables, each folded."""
+    tables = {"Mean and spread of each variant": _metric_table(results)} if results.settings else {}
     if comparisons:
-        blocks.append(_comparison_table(comparisons))
-    blocks += [_stability_table(results), _cell_table(results)]
-    return blocks
+        tables["Every test"] = _comparison_table(comparisons)
+    tables["How steadily the runs train"] = _stability_table(results)
+    tables["Every run"] = _cell_table(results)
+    return [Heading("Tables"), *(Fold(title, [table]) for title, table in tables.items())]
+
+
+def glance_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return what each comparison comes to, with no more digits than its interval allows."""
+    rows = []
+    for c in comparisons:
+        low, high = c.decisive.low, c.decisive.high
+        places = places_for(low, high)
+        rows.append(
+            {
+                "batch size": str(c.batch_size),
+                "variant": c.ours.variant,
+                "what the seeds show": words("verdicts", c.verdict),
+                "difference": shown_to(c.difference, places),
+                "relative": shown_change(c.difference, c.base.summary.mean) or "–",
+                "95% interval": shown_interval_to(low, high, places),
+                "p": shown(c.p, 2),
+            }
+        )
+    baseline = comparisons[0].base.variant
+    return _table(words("tables", "glance", baseline=baseline), rows, labels=3)
 
 
 def _table(caption: str, rows: Sequence[dict[str, str]], labels: int) -> Table:
@@ -52,6 +74,7 @@ def _metric_table(results: SweepResults) -> Table:
     rows = []
     for size, variant in _groups(results):
         s = summarize(results.values("value", variant, size))
+        places = places_for(s.mean - s.std, s.mean + s.std)
         squares = [spread**2 for spread in results.values("value_spread", variant, size)]
         rows.append(
             {
@@ -59,37 +82,39 @@ def _metric_table(results: SweepResults) -> Table:
                 "variant": variant,
                 "seeds": str(s.n),
                 "diverged": str(results.count("diverged", variant, size)),
-                "mean": shown(s.mean, 4),
-                "std. dev.": shown(s.std),
-                "95% bootstrap interval": shown_interval(s.low, s.high, 4)
+                "mean": shown_mean(s.mean, places),
+                "std. dev.": shown_to(s.std, places),
+                "95% bootstrap interval": shown_interval_to(s.low, s.high, places)
                 + (f" ({s.method})" if s.method else ""),
                 "sampling spread": shown(math.sqrt(_mean(squares))),
                 "precision": shown(_mean(results.values("precision", variant, size))),
                 "recall": shown(_mean(results.values("recall", variant, size))),
             }
         )
-    return _table(words("tables", "metric", metric=results.metric_name), rows, labels=2)
+    return _table(capital(words("tables", "metric", metric=results.metric_name)), rows, labels=2)
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     rows = []
     for c in comparisons:
         needed, strict = c.needed(), c.needed(c.strictest)
+        low, high = c.decisive.low, c.decisive.high
+        places = places_for(low, high)
         rows.append(
             {
                 "batch size": str(c.batch_size),
                 "variant": c.ours.variant,
-                "verdict": c.verdict,
+                "verdict": words("verdicts", c.verdict),
                 "test": "–" if math.isnan(c.decisive.p) else "paired" if c.is_paired else "Welch",
-                "difference": shown(c.difference),
-                "95% interval": shown_interval(c.decisive.low, c.decisive.high),
+                "difference": shown_to(c.difference, places),
+                "95% interval": shown_interval_to(low, high, places),
                 "p": shown(c.decisive.p, 2),
                 "p, Holm": shown(c.p, 2),
                 "Student's p": shown(c.student.p, 2),
                 "Welch's p": shown(c.welch.p, 2),
                 "Hedges' g": shown(c.effect.g),
                 "g, 95% interval": shown_interval(c.effect.low, c.effect.high),
-                "findable": _pair(shown(c.detectable()), shown(c.detectable(c.strictest))),
+                "findable": _pair(shown(c.detectable(), 2), shown(c.detectable(c.strictest), 2)),
                 "seeds needed": _pair(*("–" if n is None else f"{n:,}" for n in (needed, strict))),
             }
         )
@@ -153,83 +178,4 @@ def _cell_table(results: SweepResults) -> Table:
         }
         for cell, row in zip(results.cells, results.table.to_dict("records"), strict=True)
     ]
-    return _table(words("tables", "cells", metric=results.metric_name), rows, labels=2)
-
-
-def settings_block(results: SweepResults) -> list[Block]:
-    """Return the section that says how the metric was measured."""
-    settings = results.settings
-    if not settings:
-        return []
-    table = results.table[results.table["value"].notna()]
-    counts = {
-        name: sorted({int(v) for v in table[name].dropna()}) for name in ("num_sample_seeds", "nfe")
-    }
-    rows = [
-        ("metric", results.metric_name),
-        ("feature extractor", str(settings["extractor"])),
-        ("its SHA-256", str(settings["extractor_sha256"])),
-        ("SHA-256 of the reference images", str(settings["reference_sha256"])),
-        ("sampled images (N)", str(settings["num_images"])),
-        ("sampler", f"{settings['sampler']}, {settings['num_steps']} steps"),
-        *_guidance(settings),
-        ("network evaluations an image (NFE)", _listed(counts["nfe"])),
-        ("weights", "averaged (EMA)" if settings["weights"] == "ema" else str(settings["weights"])),
-        ("sample seeds a run", _listed(plural(n, "seed") for n in counts["num_sample_seeds"])),
-        *_marks(results),
-    ]
-    return [
-        Heading("How the metric was measured"),
-        Table(words("tables", "settings"), ("setting", "value"), rows, labels=2),
-    ]
-
-
-def _guidance(settings: Record) -> list[tuple[str, str]]:
-    """Return the rows of networks that are told classes."""
-    if settings.get("guidance_scale") is None:
-        return []
-    interval = settings.get("guidance_interval")
-    limits = f", at timesteps {interval}" if interval else ""
-    return [
-        ("classes of the samples", str(settings.get("class_labels"))),
-        ("guidance scale", f"{settings['guidance_scale']}{limits}"),
-    ]
-
-
-def _listed(values: Iterable[object]) -> str:
-    return joined(list(values) or ["not recorded"])
-
-
-def _marks(results: SweepResults) -> list[tuple[str, str]]:
-    """Return the rows of what the metric is held against, as far as the records have it."""
-    lines = [line for cell in results.cells for line in cell.evaluations]
-    rows = [("floor: real against real images", _listed(sorted({_floor(x) for x in lines} - {""})))]
-    if matched := finite(lines, "matched_value"):
-        both = [line for line in lines if math.isfinite(measured(line, "matched_value"))]
-        smaller = {f"{measured(line, 'matched_num_images'):.0f}" for line in both}
-        floors = {_with_std(line, "matched_floor") for line in both}
-        ends = f"{shown(min(matched), 4)} to {shown(max(matched), 4)}"
-        told = f"{ends}, real images {joined(sorted(floors))}"
-        rows.append((f"{results.metric_name} at {joined(sorted(smaller))} images", told))
-    if gaussian := sorted({shown(mark, 4) for mark in finite(lines, "gaussian_mark")}):
-        rows.append(("a Gaussian in pixels, which a model must beat", joined(gaussian)))
-    return rows
-
-
-def _with_std(line: Record, name: str) -> str:
-    return shown_with_spread(measured(line, name), measured(line, f"{name}_std"))
-
-
-def _floor(line: Record) -> str:
-    """Return the floor of an evaluation and how it was drawn; of old versions there is less."""
-    rule = line.get("floor_rule")
-    if math.isnan(measured(line, "floor")):
-        return f"{rule!s:.200}" if rule else ""
-    draws, images = measured(line, "floor_draws"), measured(line, "floor_num_images")
-    details = [f"mean ± standard deviation of {draws:.0f} draws"] if draws > 1 else []
-    if rule:
-        details.append(f"{rule!s:.200}")
-    elif math.isfinite(images):
-        details.append(f"{images:.0f} images of the split {line.get('floor_split')!s:.20}")
-    text = _with_std(line, "floor")
-    return f"{text} ({'; '.join(details)})" if details else text
+    return _table(capital(words("tables", "cells", metric=results.metric_name)), rows, labels=2)

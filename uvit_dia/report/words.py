@@ -10,6 +10,8 @@ WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").rea
 MAX_NAMED = 4
 MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"
+NO_PLACES = 9  # so many decimals are no longer read: significant digits stand for them
+LONG_NUMBER = 1e7
 
 
 def words(*keys: str, **names: object) -> str:
@@ -31,6 +33,53 @@ def shown(value: float, digits: int = 3) -> str:
         mantissa, exponent = text.split("e")
         text = f"{value:.0f}" if 0 <= int(exponent) < 7 else f"{mantissa}e{int(exponent)}"
     return text.replace("-", MINUS)
+
+
+def places_for(low: float, high: float) -> int:
+    """Return how many decimals an interval deserves: its half width keeps one or two digits.
+
+    No end that is not 0 is rounded to 0. Without an interval: NO_PLACES.
+    """
+    half = (high - low) / 2
+    if not (math.isfinite(half) and half > 0):
+        return NO_PLACES
+    places = max(0, math.ceil(math.log10(3 / half)))
+    while places < NO_PLACES and any(end and not round(end, places) for end in (low, high)):
+        places += 1
+    return places
+
+
+def shown_to(value: float, places: int) -> str:
+    """Return a number with so many decimals; with significant digits where there are too many."""
+    if not math.isfinite(value) or places >= NO_PLACES or abs(value) >= LONG_NUMBER:
+        return shown(value)
+    return f"{round(value, places) + 0.0:.{places}f}".replace("-", MINUS)
+
+
+def shown_interval_to(low: float, high: float, places: int) -> str:
+    """Return an interval with so many decimals, or a dash."""
+    if math.isnan(low) or math.isnan(high):
+        return "–"
+    return f"{shown_to(low, places)} to {shown_to(high, places)}"
+
+
+def capital(text: str) -> str:
+    """Return a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def shown_mean(value: float, places: int) -> str:
+    """Return a number with so many decimals, or more where it would have under three digits."""
+    if not math.isfinite(value) or not value:
+        return shown(value)
+    return shown_to(value, max(places, 2 - math.floor(math.log10(abs(value)))))
+
+
+def shown_change(difference: float, base: float) -> str:
+    """Return a difference relative to a positive value, as "+3.5%" or "−39%"; else ""."""
+    if not base > 0 or not math.isfinite(difference / base):
+        return ""
+    return f"{'+' if difference > 0 else ''}{shown(100 * difference / base, 2)}%"
 
 
 def shown_with_spread(mean: float, spread: float) -> str:
@@ -57,9 +106,9 @@ def shown_count(count: int | None) -> str:
     return str(count) if count < 100 else f"{float(f'{count:.2g}'):,.0f}"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 seed" or "3 seeds"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Return "1 seed" or "3 seeds"; `nouns` is a plural that needs more than an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {nouns or noun + 's'}"
 
 
 def joined(names: Iterable[object], last: str = " and ") -> str:
