@@ -70,7 +70,7 @@ def reason_not_to_run(command: Command) -> str | None:
 
 def pictures(folder: Path, count: int, *, side: int, channels: int) -> None:
     """Write pictures of noise."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     shape = (count, side, side, channels)
     for index, pixels in enumerate(draw.integers(0, 256, shape, dtype=np.uint8)):
@@ -104,6 +104,7 @@ def reduced(name: str, words: list[str]) -> list[str]:
 def run(words: list[str], folder: Path) -> None:
     """Run a command of ours in a process; fail with its output where it fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    environment |= {"HF_HOME": str(folder / ".huggingface"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         words, cwd=folder, capture_output=True, text=True, env=environment, check=False
     )
@@ -152,6 +153,7 @@ def clone(tmp_path: Path, trained: Path) -> Path:
         shutil.copytree(trained / "digits_uvit_dia", folder / name)
     shutil.copytree(trained / "digits_uvit_dia_cond", folder / "runs" / "quickstart")
     pictures(folder / "IMAGES", 24, side=40, channels=3)
+    pictures(folder / "OWNER" / "NAME", 24, side=40, channels=3)  # read as a local set
     pictures(folder / "SAMPLES", 40, side=8, channels=1)
     return folder
 
@@ -177,6 +179,7 @@ EXPORTED = (
 )
 GIVEN = {
     "docs/export.md": EXPORTED,
+    "docs/tutorial.md": EXPORTED,
     "README.md": "import timm\nresnet = timm.create_model('resnet26', num_classes=10)\n",
 }
 
