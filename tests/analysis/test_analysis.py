@@ -22,7 +22,8 @@ from tests.support.runs import step_folder, tiny_config, train_arguments
 from uvit_dia.analysis import __main__ as analysis
 from uvit_dia.analysis.arguments import COMMANDS, AnalysisArguments
 from uvit_dia.analysis.correlation import analyse_correlation, map_correlations
-from uvit_dia.analysis.cost import Inputs, count_costs, make_variants, time_interleaved
+from uvit_dia.analysis.cost import Inputs, make_variants
+from uvit_dia.analysis.cost_measures import count_costs, time_interleaved
 from uvit_dia.analysis.gates import gate_statistics
 from uvit_dia.analysis.gradients import block_gradients
 from uvit_dia.analysis.importance import map_importances
