@@ -164,11 +164,16 @@ def _draw(values: dict[str, Any]) -> Figure:
     with style():
         figure = Figure(figsize=(WIDTH, 8.4), layout="constrained")
         upper, lower = figure.subplots(2, 2, width_ratios=[1.1, 1])
-        places = (upper[0], "matrix", "maps"), (lower[0], "static_matrix", "mean over images")
-        for axes, key, title in (*places, (lower[1], "varying_matrix", "what images add to it")):
-            low = -1.0 if np.nanmin(values[key], initial=0.0) < 0 else 0.0
+        places = (
+            (upper[0], "matrix", "maps"),
+            (lower[0], "static_matrix", "mean over images"),
+            (lower[1], "varying_matrix", "what images add to it"),
+        )
+        least = min(np.nanmin(values[key], initial=0.0) for _, key, _ in places)
+        low = -1.0 if least < 0 else 0.0  # one scale for all three
+        for axes, key, title in places:
             image = draw_heat_map(axes, values[key], low=low, high=1.0)
-            figure.colorbar(image, ax=axes, label="mean correlation", shrink=0.9)
+            figure.colorbar(image, ax=axes, label="correlation", shrink=0.9)
             label_blocks(axes, blocks, along="x")
             label_blocks(axes, blocks, along="y")
             axes.set(xlabel="block", ylabel="block", title=title)

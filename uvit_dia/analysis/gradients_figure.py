@@ -74,7 +74,8 @@ def _draw(found: Mapping[str, BlockGradients]) -> Figure:
             )
             fill = {"facecolor": drawn.fill, "edgecolor": drawn.colour, "hatch": drawn.hatch}
             handles.append(Patch(label=name, **fill))  # type: ignore[arg-type]
-        _log_axis(axes, np.concatenate([one.absolute_quantiles.ravel() for one in found.values()]))
+        shown = [(one.absolute_quantiles.ravel(), one.root_mean_square) for one in found.values()]
+        _log_axis(axes, np.concatenate([part for parts in shown for part in parts]))
         blocks = range(max(len(one.mean) for one in found.values()))
         label_blocks(axes, blocks, along="x")
         axes.set_xlim(-0.6, len(blocks) - 0.4)
