@@ -4,9 +4,9 @@
     python -m examples.analyse --run runs/no_skip --analysis gradients --compare runs/no_skip_dia
 
 writes RUN/analysis/ANALYSIS.json, .png and .svg. `correlation`, `importance` and `gates` are of one
-stage: without --stage there are files for each, as correlation_stage1.json. `gradients` and `cost`
-are of the whole network, or of what --stage names. What each measures, and what it cannot show,
-stands in docs/analyses.md.
+stage: without --stage there are files for each, as correlation_stage1.json. `gradients` is of the
+whole network, or of the stage that --stage names, `cost` of the whole network with each unit. What
+each measures, and what it cannot show, stands in docs/analyses.md.
 """
 
 import argparse
