@@ -12,6 +12,8 @@ from uvit_dia.analysis.backbone import analyse_stage, observe_stage
 from uvit_dia.analysis.backbone_cost import without_units
 from uvit_dia.analysis.backbone_gradients import target_gradients
 from uvit_dia.analysis.backbone_parts import find_stage
+from uvit_dia.analysis.gradient_statistics import gradient_statistics
+from uvit_dia.analysis.gradients_figure import describe_gradients
 from uvit_dia.system.errors import InputError
 
 
@@ -208,6 +210,14 @@ def test_gradients_are_those_of_each_images_loss_by_the_gated_output(kind: type[
     norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in expected])
     np.testing.assert_allclose(found.image_norms, norms, rtol=1e-4)
     assert result.facts["targets"] == NAMES
+
+
+def test_the_picture_shows_a_mean_square_above_all_boxes() -> None:
+    rare = torch.zeros(4, 1024)
+    rare[0, :3] = 100.0  # fewer than the whiskers show
+    found = gradient_statistics([[rare + 1e-3]], seed=0)
+    (axes,) = describe_gradients({"one": found}, {}).figure.axes
+    assert found.absolute_quantiles.max() < 0.01 < found.root_mean_square[0] < axes.get_ylim()[1]
 
 
 def test_gradients_leave_the_model_and_do_not_depend_on_batches_or_frozen_weights() -> None:
