@@ -186,6 +186,10 @@ def make_task(arguments: argparse.Namespace) -> Classification:
     moves = ("workdir", "path")  # a run and its data may lie elsewhere when it goes on
     facts = {
         **{name: value for name, value in vars(arguments).items() if name not in moves},
+        "given": {
+            "recipe": arguments.recipe,
+            "num_train": arguments.num_train,
+        },  # what follows hides
         "train_sha256": data.fingerprint(),
         "recipe": asdict(recipe),
         "num_train": data.num_batches() * recipe.batch_size,

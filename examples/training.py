@@ -180,7 +180,8 @@ def _claim(folder: Path, facts: dict[str, object], accelerator: Accelerator) -> 
     facts = json.loads(json.dumps(facts))
     if path.exists():
         found = json.loads(path.read_text())
-        other = [name for name in {**found, **facts} if found.get(name) != facts.get(name)]
+        # a fact that the folder lacks was not yet written down when the run began
+        other = [name for name in found if found[name] != facts.get(name)]
         if other:
             name = other[0]
             raise InputError(
@@ -218,8 +219,8 @@ def _load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> l
     return state["lines"]
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load the weights of a run's last epoch.
+def load_weights(folder: Path, model: nn.Module) -> int:
+    """Load the weights of a run's last epoch; return how many epochs it had.
 
     Raises:
         InputError: if the folder has none.
@@ -227,7 +228,9 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     path = folder / "state.pt"
     if not path.is_file():
         raise InputError(f"{folder} holds no run that has ended an epoch (state.pt)")
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    return len(state["lines"])
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,6 @@ cam.json says how much of the heat lies in them, over all findings of the test s
 `pip install -e '.[examples]'`.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from torch import nn
 from examples.classification_models import VITS
 from examples.command import command_parser, refusing_in_one_line
 from examples.grad_cam import draw_side_by_side, heat_maps, share_inside
-from examples.training import load_weights
-from examples.xray import XrayClassification, make_task, parser
+from examples.saved_runs import open_xrays
+from examples.xray import XrayClassification
 from uvit_dia.system.errors import InputError
 from uvit_dia.system.files import write_json
-from uvit_dia.system.records import read_json
 
 
 @dataclass(frozen=True)
@@ -48,33 +46,6 @@ def findings_of(task: XrayClassification) -> list[Finding]:
     if labels.dim() == 1:
         return [Finding(row, label) for row, label in enumerate(labels.tolist())]
     return [Finding(row, label) for row, label in labels.nonzero().tolist()]
-
-
-def open_run(folder: Path, path: str, masks: str) -> XrayClassification:
-    """Open a run with the weights of its last epoch, and the data that it was trained on.
-
-    Args:
-        folder: of the run.
-        path: of the data.
-        masks: folder of masks, "" for none.
-
-    Raises:
-        InputError: if it is no run of `examples.xray`, or one on other data.
-    """
-    config = read_json(folder / "config.json")
-    flags = vars(parser().parse_args(["--workdir", str(folder), "--path", path, "--masks", masks]))
-    facts: dict[str, Any] = config.values
-    moved = ("workdir", "path", "masks")
-    if facts.get("data") != "xray":
-        reason = config.problem or "it holds no config.json of one"
-        raise InputError(f"{folder} is no run of examples.xray: {reason}")
-    known = {name: facts[name] for name in flags if name not in moved and name in facts}
-    task = make_task(argparse.Namespace(**{**flags, **known}))
-    for name in ("train_sha256", "test_sha256", "class_names"):
-        if task.facts[name] != facts.get(name):
-            raise InputError(f"--path {path}: {folder} was trained on other data (its {name})")
-    load_weights(folder, task.model)
-    return task
 
 
 def default_layer(name: str, model: nn.Module) -> str:
@@ -147,7 +118,7 @@ def compare_runs(
     Raises:
         InputError: if something does not fit.
     """
-    tasks = {run.name: open_run(run, path, masks) for run in runs}
+    tasks = {run.name: open_xrays(run, path, masks) for run in runs}
     first = next(iter(tasks.values()))
     findings = findings_of(first)
     if not findings:

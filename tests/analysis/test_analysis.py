@@ -21,8 +21,13 @@ import train
 from tests.support.runs import step_folder, tiny_config, train_arguments
 from uvit_dia.analysis import __main__ as analysis
 from uvit_dia.analysis.arguments import COMMANDS, AnalysisArguments
-from uvit_dia.analysis.correlation import analyse_correlation, map_correlations
-from uvit_dia.analysis.cost import Inputs, count_costs, make_variants, time_interleaved
+from uvit_dia.analysis.correlation import (
+    analyse_correlation,
+    map_correlations,
+    split_correlations,
+)
+from uvit_dia.analysis.cost import Inputs, make_variants
+from uvit_dia.analysis.cost_measures import count_costs, time_interleaved
 from uvit_dia.analysis.gates import gate_statistics
 from uvit_dia.analysis.gradients import block_gradients
 from uvit_dia.analysis.importance import map_importances
@@ -133,6 +138,25 @@ def test_constant_map_has_no_correlation() -> None:
     assert found[:, 1].isnan().all()
     assert found[:, :, 1].isnan().all()
     assert found[:, 0, 2].isfinite().all()
+
+
+def test_what_all_images_have_is_told_from_what_varies() -> None:
+    """Two blocks whose fixed patterns are alike and whose changes are opposite."""
+    draw = torch.Generator().manual_seed(2)
+    pattern, other = torch.randn(2, 16, generator=draw)
+    changes = 0.1 * torch.randn(6, 16, generator=draw)
+    changes -= changes.mean(dim=0)
+    maps = torch.stack([pattern + changes, 2 * pattern - changes, (other + 1).expand(6, 16)])
+    parts = split_correlations(maps)
+    assert parts["static_matrix"][0, 1] == pytest.approx(1.0, abs=1e-6)
+    assert parts["varying_matrix"][0, 1] == pytest.approx(-1.0, abs=1e-5)
+    expected = np.corrcoef(pattern.numpy(), other.numpy())[0, 1]
+    assert parts["static_matrix"][0, 2] == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(parts["varying_matrix"][2]).all()  # it never changes
+    whole = maps.double() - maps.double().mean(dim=2, keepdim=True)
+    shares = whole.var(dim=1, correction=0).sum(dim=1) / whole.square().mean(dim=1).sum(dim=1)
+    np.testing.assert_allclose(parts["varying_share"], shares, atol=1e-12)
+    assert parts["varying_share"][2] == pytest.approx(0.0, abs=1e-9)
 
 
 class PlantedUnit(AttentionUnit):

@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from uvit_dia import share_attention
-from uvit_dia.analysis.backbone import analyse_stage, find_stage, observe_stage
+from uvit_dia.analysis.backbone import analyse_stage, observe_stage
+from uvit_dia.analysis.backbone_cost import without_units
+from uvit_dia.analysis.backbone_gradients import target_gradients
+from uvit_dia.analysis.backbone_parts import find_stage
+from uvit_dia.analysis.gradient_statistics import gradient_statistics
+from uvit_dia.analysis.gradients_figure import describe_gradients
 from uvit_dia.system.errors import InputError
 
 
@@ -116,7 +122,14 @@ def several_stages() -> nn.Module:
         (make_network, "gates", [], None, "the loader yields 0 images"),
         (make_network, "gates", [IMAGES[:1]], None, "the loader yields 1 images"),
         (make_network, "gates", ["x"], None, "the loader yields str; it must yield images"),
-        (make_network, "cost", [IMAGES], None, "unknown analysis 'cost'; allowed is"),
+        (make_network, "costs", [IMAGES], None, "unknown analysis 'costs'.*did you mean cost"),
+        (make_network, "gradients", [IMAGES], None, "no labels"),
+        (make_network, "cost", [IMAGES], None, "no labels"),
+        (make_network, "cost", [], None, "the loader yields 0 images"),
+        (make_network, "gradients", [(IMAGES[:1], LABELS[:1])], None, "the loader yields 1 images"),
+        (make_network, "gradients", [(IMAGES, LABELS.float())], None, "no labels"),
+        (Residual, "gradients", [(IMAGES, LABELS)], None, "no attention unit"),
+        (several_stages, "cost", [(IMAGES, LABELS)], "lat", "no stage 'lat'"),
     ],
 )
 def test_wrong_input_is_told_in_one_line(
@@ -140,3 +153,175 @@ def test_a_target_that_the_model_does_not_call_is_told() -> None:
 
 def test_the_only_stage_needs_no_name() -> None:
     assert find_stage(make_network())[0] == "all"
+
+
+# ---------------------------------------------------------------- gradients
+
+
+class InPlace(Residual):
+    """The same function, which overwrites what its branches give, as torchvision's blocks do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for branch in self.branches:
+            y = branch(x)
+            y += x
+            x = torch.relu_(y)
+        return x.mean(dim=(2, 3))
+
+
+NAMES = [f"branches.{i}.1" for i in range(3)]
+LABELLED = [(IMAGES, torch.arange(10) % 8)]
+
+
+def gradients_by_hand(model: Residual) -> list[Tensor]:
+    """Add zeros to what each branch gives, gated, and differentiate each image's loss by them."""
+    zeros = [torch.zeros(10, 8, 6, 6, requires_grad=True) for _ in range(3)]
+    model.eval()
+    x = model.stem(IMAGES)
+    stage = find_stage(model)[1]
+    state: Any = None
+    for index, (branch, zero) in enumerate(zip(model.branches, zeros, strict=True)):
+        conv, norm = branch  # type: ignore[misc]
+        y = nn.functional.batch_norm(
+            conv(x), norm.running_mean, norm.running_var, norm.weight, norm.bias
+        )
+        tokens = y.flatten(2).transpose(1, 2)
+        unit = stage.unit_of(index)
+        state = unit.initial_state(tokens) if state is None else state
+        gated, _, state = unit(tokens, state, index, (6, 6))
+        x = torch.relu(x + gated.transpose(1, 2).reshape_as(y) + zero)
+    losses = nn.functional.cross_entropy(x.mean(dim=(2, 3)), LABELLED[0][1], reduction="sum")
+    return list(torch.autograd.grad(losses, zeros))
+
+
+@pytest.mark.parametrize("kind", [Residual, InPlace])
+def test_gradients_are_those_of_each_images_loss_by_the_gated_output(kind: type[Residual]) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    share_attention(model, TARGETS)
+    expected = gradients_by_hand(model)
+    result = analyse_stage("gradients", model, LABELLED)
+    (run,) = result.values["runs"]  # type: ignore[misc]
+    for block, gradient in enumerate(expected):
+        assert run["mean"][block] == pytest.approx(float(gradient.mean()), rel=1e-4)
+        assert run["std"][block] == pytest.approx(float(gradient.std(correction=0)), rel=1e-4)
+    found = target_gradients(model, NAMES, LABELLED)
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in expected])
+    np.testing.assert_allclose(found.image_norms, norms, rtol=1e-4)
+    assert result.facts["targets"] == NAMES
+
+
+def test_the_picture_shows_a_mean_square_above_all_boxes() -> None:
+    rare = torch.zeros(4, 1024)
+    rare[0, :3] = 100.0  # fewer than the whiskers show
+    found = gradient_statistics([[rare + 1e-3]], seed=0)
+    (axes,) = describe_gradients({"one": found}, {}).figure.axes
+    assert found.absolute_quantiles.max() < 0.01 < found.root_mean_square[0] < axes.get_ylim()[1]
+
+
+def test_gradients_leave_the_model_and_do_not_depend_on_batches_or_frozen_weights() -> None:
+    model = make_network().train()
+    whole = target_gradients(model, NAMES, LABELLED)
+    images, labels = LABELLED[0]
+    parts = list(zip(images.split(3), labels.split(3), strict=True))
+    model.requires_grad_(False)
+    frozen = target_gradients(model, NAMES, parts)
+    np.testing.assert_allclose(whole.image_norms, frozen.image_norms, rtol=1e-4)
+    np.testing.assert_allclose(whole.absolute_quantiles, frozen.absolute_quantiles, rtol=1e-3)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not images.requires_grad
+
+
+def test_gradients_of_blocks_of_other_shapes_and_without_units() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(108, 8))
+    found = target_gradients(model, ["0", "2"], LABELLED)
+    scores = torch.softmax(model(IMAGES), dim=1) - nn.functional.one_hot(LABELLED[0][1], 8)
+    np.testing.assert_allclose(found.image_norms[1], scores.norm(dim=1).detach(), rtol=1e-4)
+    assert found.image_norms.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["branches.1.1"], "branches.1.1 did not run"),
+        (["stem", "branches.2.1"], "branches.2.1 did not run"),
+        (["unused"], "the loss does not depend on unused"),
+        (["pair"], "pair returns tuple"),
+    ],
+)
+def test_modules_without_a_gradient_are_told(names: list[str], message: str) -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    class Early(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused, self.pair = nn.Conv2d(8, 1, 1), Pair()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, _ = self.pair(self.branches[0](self.stem(x)))
+            self.unused(x)
+            return x.mean(dim=(2, 3))
+
+    with pytest.raises(InputError, match=message):
+        target_gradients(Early(), names, LABELLED)
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_a_copy_without_units_is_the_plain_network() -> None:
+    model = make_network()
+    torch.manual_seed(0)
+    plain = Residual()
+    copied = without_units(model, ["all"])
+    assert list(copied.state_dict()) == list(plain.state_dict())
+    assert torch.equal(copied.eval()(IMAGES), plain.eval()(IMAGES))
+    share_attention(copied, TARGETS, "se", reduction=2)  # there is room again
+    assert not torch.equal(model.eval()(IMAGES), plain(IMAGES))  # the units still work
+
+
+def test_one_stage_can_be_taken_out() -> None:
+    model = several_stages().eval()
+    copied = without_units(model, ["early"]).eval()
+    assert find_stage(copied)[0] == "late"
+    assert observe_stage(copied, [IMAGES]).maps.shape == (2, 10, 8)  # that still works
+    gate = observe_stage(model, [IMAGES], "early").gates[0]
+    for part, norm in ((model, model.branches[0][1]), (copied, copied.branches[0][1])):  # type: ignore[index]
+        outputs: list[Tensor] = []
+        norm.register_forward_hook(lambda _m, _i, out, kept=outputs: kept.append(out))
+        part(IMAGES)
+        if part is model:
+            gated = outputs[0]
+        else:
+            torch.testing.assert_close(outputs[0] * gate[:, :, None, None], gated)
+
+
+def test_costs_are_of_the_model_with_and_without_its_units() -> None:
+    model = make_network("se", reduction=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = analyse_stage("cost", model, LABELLED, num_rounds=2)
+    rows: Any = result.values["variants"]
+    assert list(rows) == ["none", "unit"]
+    added = sum(p.numel() for p in find_stage(model)[1].parameters())
+    assert rows["unit"]["weights"] - rows["none"]["weights"] == added
+    products = 3 * 2 * (8 * 4 + 4 * 8)  # of three targets, an image
+    assert rows["unit"]["flops_forward"] - rows["none"]["flops_forward"] == products
+    assert rows["unit"]["weights_ratio"] == rows["unit"]["weights"] / rows["none"]["weights"]
+    assert result.facts["num_images"] == 10
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name  # copies were trained
+
+
+def test_the_loss_can_be_ones_own() -> None:
+    def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return 3 * model(batch[0]).sum(dim=1).mean()
+
+    model = make_network()
+    found = target_gradients(model, ["branches.2.1"], [IMAGES], loss=loss)
+    assert found.absolute_quantiles[0, -1] == pytest.approx(3 / 36)  # of a mean of 6 x 6, or 0
+    rows: Any = analyse_stage("cost", model, [IMAGES], loss=loss, num_rounds=2).values["variants"]
+    assert rows["unit"]["flops_step"] > rows["unit"]["flops_forward"]

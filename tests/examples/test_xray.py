@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
 from examples import planted_digits, xray, xray_cam
 from examples.planted_digits import make_arrays
+from examples.saved_runs import open_xrays
 from examples.training import fit
 from examples.xray_metrics import measure
 from tests.support.documents import commands
@@ -202,7 +203,7 @@ def test_runs_are_drawn_side_by_side(runs: Path, tmp_path: Path) -> None:
         assert image.width > image.height
     record = json.loads(output.with_suffix(".json").read_text())
     assert [record[name]["unit"] for name in ("none", "shared")] == ["none", "dia_lstm"]
-    task = xray_cam.open_run(runs / "shared", str(runs / "planted.npz"), "")
+    task = open_xrays(runs / "shared", str(runs / "planted.npz"), "")
     findings = xray_cam.findings_of(task)
     labels = task.xrays.test.labels
     assert labels is not None
@@ -230,7 +231,7 @@ def test_findings_without_heat_or_mask_count_apart() -> None:
 
 
 def test_a_run_is_opened_with_its_weights(runs: Path) -> None:
-    task = xray_cam.open_run(runs / "shared", str(runs / "planted.npz"), "")
+    task = open_xrays(runs / "shared", str(runs / "planted.npz"), "")
     found = task.evaluate(task.model.eval(), torch.device("cpu"))
     assert found["per_class"] == record_of(runs / "shared")["per_class"]
 

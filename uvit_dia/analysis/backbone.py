@@ -1,4 +1,4 @@
-"""Look inside any model with `share_attention`: the analyses of a U-ViT's maps and gates.
+"""Look inside any model with `share_attention`: the analyses of a U-ViT's blocks, of its targets.
 
     seen = observe_stage(model, loader, "layer2")
     result = analyse_stage("correlation", model, loader, "layer2")
@@ -8,61 +8,42 @@ Block i of the results is target i of the stage, in the order of the data. Image
 levels here, so `gates` has no `by_timestep`.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from uvit_dia.analysis.backbone_cost import compare_costs, without_units
+from uvit_dia.analysis.backbone_gradients import target_gradients
+from uvit_dia.analysis.backbone_parts import (
+    DEFAULT_NUM_IMAGES,
+    Loader,
+    Loss,
+    check_num_images,
+    class_loss,
+    device_of,
+    evaluation_mode,
+    find_stage,
+    first_batches,
+    stages_of,
+)
 from uvit_dia.analysis.correlation import describe_correlation
 from uvit_dia.analysis.gates import describe_gates, gate_statistics
+from uvit_dia.analysis.gradients_figure import describe_gradients
 from uvit_dia.analysis.importance import describe_importance
 from uvit_dia.analysis.probe import Observations, Output, hooked
 from uvit_dia.analysis.result import AnalysisResult
-from uvit_dia.models.other_backbones.hooks import SharedAttention
-from uvit_dia.models.other_backbones.stage import Stage
 from uvit_dia.system.errors import InputError, nearest
 
-STAGE_ANALYSES = {"correlation": 2, "importance": 2, "gates": 1}  # -> targets that it needs
-DEFAULT_NUM_IMAGES = 256
-
-
-def find_stage(model: nn.Module, stage: str | None = None) -> tuple[str, Stage]:
-    """Find a stage of a model with `share_attention`.
-
-    Args:
-        model: with units.
-        stage: its name; None for the only one.
-
-    Returns:
-        The stage's name, and the stage.
-
-    Raises:
-        InputError: if the model has no unit, or no such stage, or several and none is named.
-    """
-    found = {
-        name: part
-        for holder in model.modules()
-        if isinstance(holder, SharedAttention)
-        for name, part in holder.items()
-        if isinstance(part, Stage)
-    }
-    if not found:
-        raise InputError("the model has no attention unit; call share_attention(model, ...) first")
-    if stage is None and len(found) > 1:
-        raise InputError(f"the model has several stages; name one of {', '.join(found)}")
-    name = next(iter(found)) if stage is None else stage
-    if name not in found:
-        hint = nearest(name, found)
-        raise InputError(f"there is no stage {name!r}; allowed is {', '.join(found)}{hint}")
-    return name, found[name]
+MAP_ANALYSES = {"correlation": 2, "importance": 2, "gates": 1}  # -> targets that a stage needs
+STAGE_ANALYSES = (*MAP_ANALYSES, "gradients", "cost")
+DEFAULT_NUM_ROUNDS = 20
 
 
 @torch.no_grad()
 def observe_stage(
     model: nn.Module,
-    loader: Iterable[Tensor | tuple | list],
+    loader: Loader,
     stage: str | None = None,
     *,
     num_images: int = DEFAULT_NUM_IMAGES,
@@ -84,8 +65,6 @@ def observe_stage(
         InputError: if there is no such stage, the loader yields fewer than two images or something
             else, or a target did not run once for each image.
     """
-    if num_images < 2:
-        raise InputError(f"num_images={num_images}: allowed is 2 or more")
     name, found = find_stage(model, stage)
     count = len(found.target_names)
     maps: list[list[Tensor]] = [[] for _ in range(count)]
@@ -97,12 +76,11 @@ def observe_stage(
 
     units = {id(unit): unit for unit in map(found.unit_of, range(count))}
     seen = 0
-    with _evaluation_mode(model), hooked(units.values(), keep):
-        for images in _images(loader, num_images, _device(found)):
+    with evaluation_mode(model), hooked(units.values(), keep):
+        for images, *_ in first_batches(loader, num_images, device_of(found)):
             model(images)
             seen += len(images)
-    if seen < 2:
-        raise InputError(f"the loader yields {seen} images; an analysis needs 2 or more")
+    check_num_images(seen)
     for target, parts in zip(found.target_names, maps, strict=True):
         ran = sum(len(part) for part in parts)
         if ran != seen:
@@ -121,21 +99,27 @@ def observe_stage(
 def analyse_stage(
     command: str,
     model: nn.Module,
-    loader: Iterable[Tensor | tuple | list],
+    loader: Loader,
     stage: str | None = None,
     *,
     num_images: int = DEFAULT_NUM_IMAGES,
     seed: int = 0,
+    loss: Loss = class_loss,
+    num_rounds: int = DEFAULT_NUM_ROUNDS,
 ) -> AnalysisResult:
     """Analyse a stage of any model with `share_attention`, as a U-ViT's run is analysed.
 
     Args:
-        command: "correlation" (Fig. 2), "importance" (Fig. 11) or "gates".
-        model: see `observe_stage`.
-        loader: see `observe_stage`.
-        stage: see `observe_stage`.
+        command: "correlation" (Fig. 2), "importance" (Fig. 11), "gates", "gradients" (Fig. 13, see
+            `target_gradients`) or "cost" (Table IV): the model against itself without the units,
+            on the loader's first batch.
+        model: see `observe_stage`; it is not changed.
+        loader: see `observe_stage`; of "gradients" and "cost" it yields what `loss` takes.
+        stage: its name; None for the only one. Of "gradients" and "cost" None means all stages.
         num_images: see `observe_stage`.
-        seed: of the samples and forests of "importance".
+        seed: of the samples and forests of "importance", and of the entries of "gradients".
+        loss: of "gradients" and "cost"; maps (model, batch) to the mean loss of the images, ().
+        num_rounds: of "cost": how often both networks are timed.
 
     Returns:
         Numbers, a sentence and a picture, whose blocks are the stage's targets.
@@ -148,8 +132,28 @@ def analyse_stage(
         raise InputError(
             f"unknown analysis {command!r}; allowed is {', '.join(STAGE_ANALYSES)}{hint}"
         )
+    if command in MAP_ANALYSES:
+        return _analyse_maps(command, model, loader, stage, num_images=num_images, seed=seed)
+    chosen = stages_of(model) if stage is None else dict([find_stage(model, stage)])
+    targets = [name for found in chosen.values() for name in found.target_names]
+    facts: dict[str, object] = {"stage": stage or "all", "targets": targets, "seed": seed}
+    if command == "gradients":
+        found = target_gradients(
+            model, targets, loader, loss=loss, num_images=num_images, seed=seed
+        )
+        facts |= {"num_images": found.image_norms.shape[1], "device": device_of(model).type}
+        return describe_gradients({f"stage {stage}" if stage else "all stages": found}, facts)
+    batch = next(first_batches(loader, num_images, device_of(model)), ())
+    models = {"none": without_units(model, chosen), "unit": without_units(model, ())}
+    return compare_costs(models, batch, loss=loss, num_rounds=num_rounds, facts=facts)
+
+
+def _analyse_maps(
+    command: str, model: nn.Module, loader: Loader, stage: str | None, *, num_images: int, seed: int
+) -> AnalysisResult:
+    """Analyse what needs only the maps and gates of a stage."""
     name, found = find_stage(model, stage)
-    least = STAGE_ANALYSES[command]
+    least = MAP_ANALYSES[command]
     if len(found.target_names) < least:
         raise InputError(
             f"stage {name!r} has {len(found.target_names)} target; {command} needs a stage of"
@@ -161,45 +165,10 @@ def analyse_stage(
         "targets": list(found.target_names),
         "num_images": seen.maps.shape[1],
         "seed": seed,
-        "device": _device(found).type,
+        "device": device_of(found).type,
     }
     if command == "correlation":
         return describe_correlation(seen, facts)
     if command == "importance":
         return describe_importance(seen, facts, seed=seed)
     return describe_gates(gate_statistics(seen, None), facts)
-
-
-def _device(stage: Stage) -> torch.device:
-    """Return where a stage's unit computes; the CPU for one without weights and buffers."""
-    tensors = [*stage.parameters(), *stage.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
-def _images(
-    loader: Iterable[Tensor | tuple | list], num_images: int, device: torch.device
-) -> Iterator[Tensor]:
-    """Yield the first images of a loader, on the device."""
-    left = num_images
-    for batch in loader:
-        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(images, Tensor) or images.dim() < 2:
-            raise InputError(
-                f"the loader yields {type(batch).__name__}; it must yield images (B, ...), or"
-                " tuples whose first part they are"
-            )
-        yield images[:left].to(device)
-        left -= len(images)
-        if left <= 0:
-            return
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training

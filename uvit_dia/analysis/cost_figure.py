@@ -1,4 +1,4 @@
-"""The picture of a cost analysis: every variant as a ratio to `none`."""
+"""What a cost analysis says, and its picture: every variant as a ratio to `none`."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.plots.parts import explain
 from uvit_dia.plots.style import INK, WIDTH, look, style
 
@@ -26,13 +27,31 @@ PANELS = {
 }
 
 
-def draw_costs(rows: dict[str, dict[str, Any]], skipped: dict[str, str]) -> Figure:
-    """Draw the ratios, a panel a kind of cost.
+def describe_costs(
+    rows: dict[str, dict[str, Any]], skipped: dict[str, str], facts: dict[str, object]
+) -> AnalysisResult:
+    """Describe what variants of any network cost.
 
     Args:
-        rows: of the variants, `none` first.
-        skipped: variants that were left out.
+        rows: of the variants, `none` first, see `measure_costs`.
+        skipped: variants that were left out, with the reasons.
+        facts: what the numbers depend on.
     """
+    said = ", ".join(
+        f"{name} {row['seconds_step_ratio']['median']:.3f}" for name, row in rows.items()
+    )
+    return AnalysisResult(
+        title=TITLE,
+        how_to_read=HOW_TO_READ,
+        summary=f"{said} times the training step of none",
+        facts=facts,
+        values={"variants": rows, "skipped": skipped},
+        figure=_draw(rows, skipped),
+    )
+
+
+def _draw(rows: dict[str, dict[str, Any]], skipped: dict[str, str]) -> Figure:
+    """Draw the ratios, a panel a kind of cost."""
     names = list(rows)
     with style():
         height = 1.4 + 0.6 * len(names)

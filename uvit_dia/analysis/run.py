@@ -1,11 +1,7 @@
-"""From arguments to files: load, analyse, and write JSON and pictures whole or not at all."""
+"""From arguments to files: load a run, analyse it, and write what came out."""
 
-import math
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
-
-import numpy as np
 
 from uvit_dia.analysis.arguments import AnalysisArguments
 from uvit_dia.analysis.correlation import analyse_correlation
@@ -16,15 +12,12 @@ from uvit_dia.analysis.importance import analyse_importance
 from uvit_dia.analysis.neighbours import analyse_neighbours
 from uvit_dia.analysis.result import AnalysisResult
 from uvit_dia.analysis.sensitivity import analyse_sensitivity
-from uvit_dia.plots.parts import name_subject
-from uvit_dia.plots.style import png_bytes, svg_bytes
-from uvit_dia.runs.folder import versions
+from uvit_dia.analysis.written import write_result
 from uvit_dia.runs.open_model import open_model
 from uvit_dia.runs.sources import is_exported
 from uvit_dia.runs.trained_model import TrainedModel
 from uvit_dia.system.accelerator import make_accelerator
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import write_atomically, write_json
 
 Analyse = Callable[..., AnalysisResult]
 ANALYSES: dict[str, Analyse] = {
@@ -36,8 +29,6 @@ ANALYSES: dict[str, Analyse] = {
     "neighbours": analyse_neighbours,
     "cost": analyse_cost,
 }
-OTHER_PACKAGES = ("matplotlib", "scikit-learn")
-DIGITS = 7  # significant ones, of the numbers in the JSON: float32 has no more
 
 
 def run_analysis(arguments: AnalysisArguments) -> str:
@@ -60,21 +51,13 @@ def run_analysis(arguments: AnalysisArguments) -> str:
     )
     folder = _output_folder(arguments, trained)
     result = ANALYSES[arguments.command](arguments, trained, accelerator)
-    record = {
-        "command": arguments.command,
-        "title": result.title,
-        "how_to_read": result.how_to_read,
-        **result.facts,
-        "results": result.values,
-        "versions": {**versions(), **{name: metadata.version(name) for name in OTHER_PACKAGES}},
-    }
-    _make_folder(folder)
-    name_subject(result.figure, _subject(arguments, trained))
-    for suffix, content in (("png", png_bytes), ("svg", svg_bytes)):
-        write_atomically(folder / f"{arguments.command}.{suffix}", content(result.figure))
-    path = folder / f"{arguments.command}.json"
-    write_json(path, plain(record))
-    return f"{path}: {result.summary}"
+    return write_result(
+        folder,
+        arguments.command,
+        result,
+        command=arguments.command,
+        subject=_subject(arguments, trained),
+    )
 
 
 def _subject(arguments: AnalysisArguments, trained: TrainedModel) -> str:
@@ -103,23 +86,3 @@ def _output_folder(arguments: AnalysisArguments, trained: TrainedModel) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: is a file; it takes a folder")
     return folder
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output: cannot make the folder {path}: {error.strerror}") from error
-
-
-def plain(value: object) -> object:
-    """Turn results into JSON's types: arrays to lists, numbers of `DIGITS` digits, NaN to None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value

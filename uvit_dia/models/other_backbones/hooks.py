@@ -78,3 +78,21 @@ class SharedAttention(nn.ModuleDict):
                 module = model.get_submodule(caller)
                 module.register_forward_pre_hook(PassBegin(stage, caller))
                 module.register_forward_hook(PassEnd(stage, caller), always_call=True)
+
+    def detach(self, model: nn.Module, stage: str) -> None:
+        """Take the unit of a stage out of a model again, and this itself with the last one.
+
+        Args:
+            model: to which this is attached; its targets return what they did before.
+            stage: its name.
+        """
+        gone = self.pop(stage)
+        for module in list(model.modules()):
+            for name, part in list(module.named_children()):
+                if part is self and not len(self):
+                    delattr(module, name)
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key, hook in list(hooks.items()):
+                    if isinstance(hook, Site | PassBegin) and hook.stage is gone:
+                        del hooks[key]
+                        module._forward_hooks_always_called.pop(key, None)
