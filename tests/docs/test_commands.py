@@ -44,7 +44,7 @@ PLACEHOLDERS = {"COMMAND": "gates", "my_module:MyUnit": "examples.own_unit:Stron
 # Lines of shell scripts that are no program of ours.
 SHELL_LINES = re.compile(
     r"code=\$\?|if \[ |exit |grep -q |while true|case |\d+[|)]|\*\) exit|esac$|done$"
-    r"|\. \.venv/bin/activate$"
+    r"|\. \.venv/bin/activate$|git clone https://github\.com/uvit-dia/uvit_dia$|cd uvit_dia$"
 )
 
 
