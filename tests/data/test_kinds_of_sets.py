@@ -273,12 +273,21 @@ def test_the_command_reads_what_a_config_would(capsys: pytest.CaptureFixture[str
         (["IMAGES", "--output=x.jpg"], "must be a .png"),
         (["IMAGES", "--config=digits_uvit_dia"], "not both"),
         (["nowhere", "--name=folder"], "no folder nowhere"),
+        (["nowhere"], "no folder nowhere"),  # not looked for on the Hub
+        (["images/nowhere"], "no folder images/nowhere"),
+        (["wide"], "is 9x8; only square images are read (--img_size N would scale and crop all"),
+        (
+            ["--config=digits_uvit_dia", "--config.data.name=folder", "--config.data.path=wide"],
+            "data.resize = True",
+        ),
     ],
 )
 def test_wrong_words_are_refused(
     words: list[str], said: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "wide").mkdir()
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save("wide/x.png")
     with pytest.raises(InputError) as refused:
         look(["data", *(str(folder) if word == "IMAGES" else word for word in words)])
     assert said in str(refused.value)

@@ -44,7 +44,7 @@ PLACEHOLDERS = {"COMMAND": "gates", "my_module:MyUnit": "examples.own_unit:Stron
 # Lines of shell scripts that are no program of ours.
 SHELL_LINES = re.compile(
     r"code=\$\?|if \[ |exit |grep -q |while true|case |\d+[|)]|\*\) exit|esac$|done$"
-    r"|\. \.venv/bin/activate$"
+    r"|\. \.venv/bin/activate$|git clone https://github\.com/uvit-dia/uvit_dia$|cd uvit_dia$"
 )
 
 
@@ -191,6 +191,8 @@ def problem_of(command: Command) -> str | None:
         return None if find_spec(words[2]) else f"no module {words[2]}"
     if program in ("python", "python3") and words[1:2] and words[1].endswith(".py"):
         return None if (ROOT / words[1]).is_file() else f"no file {words[1]}"
+    if words[:2] == ["hf", "upload"]:
+        return None if len(words) > 3 else "hf upload takes an id and a folder"
     if program in ("accelerate", "torchrun") or SHELL_LINES.match(command.text):
         return None
     return "a command that the tests do not know; teach them, or list it"
@@ -211,6 +213,8 @@ def test_other_commands_exist(command: Command) -> None:
         "python -m uvit_dia.swep",
         "python .ci/releases.py v1",
         "docker run x",
+        "hf upload OWNER/NAME",
+        "git clone https://github.com/elsewhere",
     ],
 )
 def test_an_unknown_command_is_seen(text: str) -> None:

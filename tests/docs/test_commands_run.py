@@ -31,6 +31,7 @@ NOT_RUN = {
     r"^make ": "installs or tests; tests/test_quickstart.py runs the quickstart's own lines",
     r"^pip install": "installs what is installed",
     r"^\. \.venv": "activates what make has made",
+    r"^git clone|^cd ": "gets what is here",
     r"--multi_gpu": "needs several GPUs",
     r"--use_fsdp": "is run at length by tests/training/test_fsdp.py",
     r"^uvit-dia demo": "serves a page until it is interrupted: tests/demo",

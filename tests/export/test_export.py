@@ -284,6 +284,7 @@ def test_changed_weights_are_told(
         (["RUN"], "export takes two words"),
         (["nowhere", "x"], "export: no folder nowhere"),
         (["RUN", "FULL"], "is not empty; name a new folder"),
+        (["RUN", "FULL", "--push=a/b"], "a new folder, or upload it as it is: hf upload a/b FULL"),
         (["RUN", "FILE"], "is a file; name a new folder"),
         (["RUN", "no/where/x"], "there is no folder"),
         (["RUN", "x", "--push=me"], "--push 'me': allowed is OWNER/NAME"),

@@ -138,7 +138,7 @@ def test_a_plan_cannot_name_code_outside_the_project(base: str, tmp_path: Path) 
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == EXIT_BAD_INPUT
-    assert done.stderr.startswith("sweep.py: ")
+    assert done.stderr.startswith("uvit_dia.sweep: ")
     assert "is no config of this project" in done.stderr
     assert not (tmp_path / "canary").exists()
 
@@ -168,7 +168,7 @@ def test_a_process_that_ended_before_it_began_is_not_taken_for_its_predecessor(
     ended = CellRunner(workdir, pool, said.append).run(plan.run_order)
     assert said[0] == f"start    {NAME}"
     assert said[2] == f"start    {NAME} again"
-    assert "the cell's own process ended: sweep.py: " in ended[NAME]["reason"]
+    assert "the cell's own process ended: uvit_dia.sweep: " in ended[NAME]["reason"]
     assert "sweep.json is damaged" in ended[NAME]["reason"]
     assert ended[NAME]["state"] == "failed"
 

@@ -225,7 +225,7 @@ def test_command_ends_with_one_line(flags: list[str], tmp_path: Path) -> None:
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert len(done.stderr) <= 250
-    assert done.stderr.startswith("sweep.py: ")
+    assert done.stderr.startswith("uvit_dia.sweep: ")
     assert not (tmp_path / "w").exists()
 
 

@@ -5,6 +5,8 @@
 
 Prints what was read and left out, the classes, the range of the pixels, and images that occur more
 than once. With --config it reads what that config would. Nothing is changed.
+PATH is a folder, a .zip, .npz or .parquet file, or with --name hf also a set on the Hugging Face
+Hub, OWNER/NAME. Images that differ in size, or are not square, need --img_size.
 """
 
 from dataclasses import replace
@@ -25,6 +27,7 @@ from uvit_dia.system.files import user_path
 from uvit_dia.system.notices import told_if_slow
 
 USAGE = __doc__ or ""
+RESIZE_BY_FLAG = "--img_size N would scale and crop all to N x N"
 
 
 def main(argv: list[str]) -> None:
@@ -36,9 +39,15 @@ def main(argv: list[str]) -> None:
     config, output = read_arguments(argv)
     check_path(config.data.name, config.data.path)
     with told_if_slow("importing torch and its companions"):
+        from uvit_dia.data.decoding import RESIZE
         from uvit_dia.data.look import look_at
 
-    look_at(config, output)
+    try:
+        look_at(config, output)
+    except InputError as error:
+        if not _names_a_path(argv):
+            raise  # the keys of a config are what the user wrote
+        raise InputError(str(error).replace(RESIZE, RESIZE_BY_FLAG)) from error
 
 
 def read_arguments(argv: list[str]) -> tuple[Config, Path | None]:
@@ -61,7 +70,7 @@ def read_arguments(argv: list[str]) -> tuple[Config, Path | None]:
         "output", None, "Write some of the images to this .png.", flag_values=values
     )
     words = list(argv[1:])
-    path = words.pop(0) if words and not words[0].startswith("-") else None
+    path = words.pop(0) if _names_a_path(argv) else None
     cli.parse_flags(values, [argv[0], *words], shown_usage(USAGE, argv[0]))
     output = _output(values["output"].value)
     if values["config"].value is not None:
@@ -82,6 +91,10 @@ def read_arguments(argv: list[str]) -> tuple[Config, Path | None]:
     if streamed and (name != "hf" or streamed < 0):
         raise InputError(f"--stream_images {streamed}: 1 or more, and only with --name hf")
     return _config(path, name, size, channels, streamed), output
+
+
+def _names_a_path(argv: list[str]) -> bool:
+    return len(argv) > 1 and not argv[1].startswith("-")
 
 
 def _config(path: str, name: str, size: int | None, channels: int, streamed: int) -> Config:

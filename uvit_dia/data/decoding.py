@@ -17,6 +17,7 @@ from uvit_dia.data.file_kinds import DECODED_KINDS, IMAGE_FORMATS, what_it_is
 from uvit_dia.data.listing import Listing, UnreadableImageError
 from uvit_dia.system.errors import InputError
 
+RESIZE = "data.resize = True would scale and crop it"  # advice for images of another size
 MAX_PIXELS = 200_000_000  # of one image: the largest cameras have 150 million
 DRAFT_SCALE = 3  # a JPEG is decoded to this many times the wanted size or more, then scaled
 DEFAULT_BACKGROUND = "white"
@@ -151,7 +152,9 @@ def first_side(listing: Listing) -> int:
         except WHAT_PILLOW_RAISES as error:
             raise UnreadableImageError(first.origin, _reason(error, content)) from error
     if width != height:
-        raise InputError(f"{first.origin} is {width}x{height}; only square images are read")
+        raise InputError(
+            f"{first.origin} is {width}x{height}; only square images are read ({RESIZE})"
+        )
     return width
 
 
@@ -195,10 +198,8 @@ def _decode(image: Image.Image, origin: str, image_format: ImageFormat) -> Decod
 def _check_size(image: Image.Image, origin: str, image_format: ImageFormat) -> None:
     side = image_format.img_size
     if image.size != (side, side) and not image_format.resize:
-        raise InputError(
-            f"{origin} is {image.width}x{image.height}; model.img_size = {side} "
-            "(data.resize = True would scale and crop it)"
-        )
+        size = f"{image.width}x{image.height}"
+        raise InputError(f"{origin} is {size}; model.img_size = {side} ({RESIZE})")
 
 
 def _orientation(image: Image.Image) -> int:

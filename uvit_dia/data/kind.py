@@ -1,19 +1,27 @@
 """Which kind of image set lies at a path, guessed from what is there."""
 
+import re
+
 from uvit_dia.config.training import LATENTS
 from uvit_dia.data.file_kinds import kind_of
 from uvit_dia.data.paths import data_path
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:.+)?")  # OWNER/NAME:CONFIG
 OF_SUFFIX = {".npz": "npz", ".zip": "zip", ".parquet": "parquet"}
 
 
 def guess_kind(path: str) -> str:
-    """Return a value of `data.name` for a path; "hf" where nothing lies there."""
+    """Return a value of `data.name` for a path.
+
+    Where nothing lies there, that is "hf" for what may be a set on the Hub, OWNER/NAME, and
+    "folder" for what looks like a path with a mistake, which is then told without asking the Hub.
+    """
     place = data_path(path)
     if place.is_file():
         return OF_SUFFIX.get(place.suffix.lower(), "folder")
     if not place.is_dir():
-        return "hf"
+        may_be_on_hub = HUB_ID.fullmatch(path) and not place.parent.is_dir()
+        return "hf" if may_be_on_hub else "folder"
     names = {each.name for each in place.iterdir()}
     if {"description.json", "train.latents"} <= names:
         return LATENTS

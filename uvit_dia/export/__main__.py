@@ -77,7 +77,7 @@ def read_arguments(argv: list[str]) -> ExportArguments:
                 "--space: --push uploads models; upload the folder with "
                 "hf upload OWNER/NAME DIR --repo-type space"
             )
-    check_target(target)
+    check_target(target, repository)
     return ExportArguments(
         source=find_source(source, has_config=config is not None, flag="export"),
         target=Path(target),

@@ -35,8 +35,12 @@ class ExportArguments:
     space: bool = False
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, repository: str | None) -> None:
     """Check that a folder can be written: it is not there yet, or empty.
+
+    Args:
+        path: the folder.
+        repository: id on the Hub to which it shall be uploaded, or None.
 
     Raises:
         InputError: saying what lies there, or why nothing can be written.
@@ -44,7 +48,8 @@ def check_target(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"export: {path} is a file; name a new folder")
     if path.is_dir() and any(path.iterdir()):
-        raise InputError(f"export: {path} is not empty; name a new folder")
+        upload = f", or upload it as it is: hf upload {repository} {path}" if repository else ""
+        raise InputError(f"export: {path} is not empty; name a new folder{upload}")
     parent = path.absolute().parent
     if not parent.is_dir():
         raise InputError(f"export: there is no folder {parent}")

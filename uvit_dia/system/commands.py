@@ -120,4 +120,8 @@ def _print_line(message: str, name: str) -> None:
 
 def _script_name() -> str:
     script = Path(sys.argv[0])  # of python -m uvit_dia.sweep: .../uvit_dia/sweep/__main__.py
-    return f"{script.parent.name}.py" if script.stem == "__main__" else script.name
+    if script.stem != "__main__":
+        return script.name
+    package = script.parent
+    is_inside = (package.parent / "__init__.py").is_file()
+    return f"{package.parent.name}.{package.name}" if is_inside else package.name
