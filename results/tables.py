@@ -197,6 +197,7 @@ CIFAR10_EXPERIMENTS = (
 )
 DIGITS_EXPERIMENTS = (
     Experiment("b0032", "Digits, batch 32"),
+    Experiment("b0008", "Digits, batch 8"),
     Experiment("b0128", "Digits, batch 128"),
     Experiment(
         "b0128_lr32", "Digits, batch 128, all at 32e-3 (not planned before the tables above)"
