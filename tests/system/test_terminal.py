@@ -193,7 +193,7 @@ def test_ctrl_c_while_the_network_is_compiled(
     if command is PYTHON:
         assert code == EXIT_STOPPED_EARLY
         assert "Traceback" not in terminal.shown.decode()
-        assert len(terminal.shown.decode().splitlines()) < 10
+        assert terminal.shown.count(b"\n") < 8  # a bar that is drawn again adds no line
     assert status(tmp_path / "run")["state"] == "preempted"
     assert trainings(tmp_path / "run") == []
 
