@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 from argparse import Namespace
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,7 +37,6 @@ KINDS = (
     ("copies", r"memcpy|memset|::copy_$|::cat$|catarray|fill|direct_copy"),
 )
 OTHER = "element-wise, sums"
-IDLE = "idle"
 
 
 def main(argv: list[str]) -> None:
@@ -71,11 +70,12 @@ def by_kind(events: Iterable[tuple[str, float]], total: float, steps: int) -> di
         total: milliseconds of a step on the clock.
         steps: how many were recorded.
     """
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for name, microseconds in events:
-        found[kind_of(name)] += microseconds / 1e3 / steps  # type: ignore[assignment]
-    found[IDLE] = max(0.0, total - sum(found.values()))  # type: ignore[assignment]
-    return {**dict(found.most_common()), "total": total}
+        found[kind_of(name)] += microseconds / 1e3 / steps
+    found["idle"] = max(0.0, total - sum(found.values()))
+    longest_first = sorted(found.items(), key=lambda item: -item[1])
+    return {**dict(longest_first), "total": total}
 
 
 def _profile(size: str, unit: str, arguments: Namespace, device: torch.device) -> dict[str, float]:
@@ -96,10 +96,8 @@ def _profile(size: str, unit: str, arguments: Namespace, device: torch.device) -
         all_steps()  # compiles, and fills the optimizer's state
         with profile(activities=[activity]) as recorded:
             seconds, _ = measure.timed(all_steps, 1, device)
-    if on_cuda:
-        events = [(e.key, e.self_device_time_total) for e in recorded.key_averages()]
-    else:
-        events = [(e.key, e.self_cpu_time_total) for e in recorded.key_averages()]
+    clock = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    events = [(event.key, getattr(event, clock)) for event in recorded.key_averages()]
     return by_kind(events, seconds * 1e3 / steps, steps)
 
 

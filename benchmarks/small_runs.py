@@ -20,13 +20,13 @@ import torch
 from benchmarks import measure
 from benchmarks.subjects import config_of, make_trainer
 from uvit_dia.system.accelerator import make_accelerator
+from uvit_dia.system.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: list[str]) -> None:
     """Run the benchmark; see the module's docstring."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = measure.parser(__doc__, rounds=5)
     parser.add_argument("--counts", default="1,2,4", help="of processes, 1 first")
     parser.add_argument("--seconds", type=float, default=10.0, help="that a process trains")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     rates: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(arguments.rounds):
         for count in counts:
-            rates[count].append(_rate(count, max(1, (cores or 1) // count), arguments))
+            rates[count].append(_rate(count, max(1, usable_cores() // count), arguments))
     for count in counts:
         pairs = zip(rates[count], rates[counts[0]], strict=True)
         report.fact(f"{count} processes: steps a second of all", sorted(rates[count]))

@@ -20,7 +20,7 @@ from uvit_dia.data.decoded_set import DecodedSet
 from uvit_dia.data.decoding import ImageFormat
 from uvit_dia.data.listing import Listing
 from uvit_dia.system.errors import InputError
-from uvit_dia.system.files import cache_folder, fsync_path
+from uvit_dia.system.files import cache_folder, fsync_path, name_in_cache
 
 VERSION = 1  # of what decoding does; another one makes old copies unknown
 MAX_HEADER_BYTES = 2**24
@@ -103,5 +103,4 @@ def place_of(listing: Listing, key: str, suffix: str = ".bin") -> Path | None:
         folder = cache_folder()
     except (RuntimeError, InputError):  # a user without a home
         return None
-    name = "".join(c if c.isalnum() and c.isascii() else "_" for c in listing.name[:40])
-    return folder / "images" / f"{name}-{key[:32]}{suffix}"
+    return folder / "images" / name_in_cache(listing.name, key, suffix)

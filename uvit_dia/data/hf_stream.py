@@ -24,7 +24,7 @@ from uvit_dia.data.hf import IMAGE, LABEL, image_column, label_column, load, spl
 from uvit_dia.data.listing import Listing
 from uvit_dia.data.parquet import list_parquet
 from uvit_dia.system.errors import InputError, StorageError
-from uvit_dia.system.files import cache_folder, fsync_path
+from uvit_dia.system.files import cache_folder, fsync_path, name_in_cache
 from uvit_dia.system.messages import clip
 from uvit_dia.system.progress import progress_bar
 
@@ -78,8 +78,7 @@ def _place(path: str, split: str, count: int) -> Path:
     place = path.partition(":")[0]
     facts = [VERSION, path, split, count, *_files(Path(place).expanduser())]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    name = "".join(c if c.isalnum() and c.isascii() else "_" for c in Path(place).name[:40])
-    return folder / "streams" / f"{name}-{key[:32]}.parquet"
+    return folder / "streams" / name_in_cache(Path(place).name, key, ".parquet")
 
 
 def _files(local: Path) -> Iterator[tuple[str, int, int]]:

@@ -136,6 +136,18 @@ def cache_folder() -> Path:
     return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "uvit_dia"
 
 
+def name_in_cache(name: str, key: str, suffix: str) -> str:
+    """Return the name of a file in the cache: what it is of, for people, and the key it has.
+
+    Args:
+        name: of the set; only its start, and plain letters and digits, are kept.
+        key: hexadecimal digest of what the content depends on.
+        suffix: with its dot.
+    """
+    plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in name[:40])
+    return f"{plain}-{key[:32]}{suffix}"
+
+
 def download(url: str, target: Path, sha256: str, show_progress: bool) -> None:
     """Download a file beside its place, check its hash, then put it there.
 
