@@ -18,7 +18,7 @@ from uvit_dia.system.errors import InputError
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     monkeypatch.setattr(side_by_side, "WINDOW_SECONDS", 0.3)
-    monkeypatch.setattr(speed, "_cores", lambda: 1)
+    monkeypatch.setattr(speed, "usable_cores", lambda: 1)
 
 
 def made(tmp_path: Path, **changes: object) -> Sweep:
@@ -39,6 +39,8 @@ def test_what_was_measured_is_told_by_a_dry_run(
     main([*command, "--dry_run"])
     shown = capsys.readouterr().out
     assert "best is --max_parallel 1" in shown and "?" not in shown
+    main([*command, "--dry_run", "--cluster", "slurm"])  # whose machines are others
+    assert "measured here" not in capsys.readouterr().out
     assert not workdir.exists()
 
 
@@ -75,7 +77,7 @@ def test_more_at_once_are_tried_while_they_are_worth_it(
         return 5.0, 9.0
 
     monkeypatch.setattr(speed, "steps_a_second", measured)
-    monkeypatch.setattr(speed, "_cores", lambda: max(rates))
+    monkeypatch.setattr(speed, "usable_cores", lambda: max(rates))
     sweep = made(tmp_path, batch_sizes=(8, 16), threads_per_cell=1)
     found = measure_speed(sweep, say=lambda text: None)
     assert counts == tried and found.best == best and kept_speed(sweep) == found

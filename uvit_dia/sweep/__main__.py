@@ -76,7 +76,9 @@ def main(argv: list[str], *, scripts: Path | None = SCRIPTS) -> None:
         print(recommendation(measure_speed(sweep)))
         return
     if values["dry_run"].value:
-        print(plan_table(sweep, max_parallel or (1 if cluster == "local" else len(sweep.cells))))
+        is_local = cluster == "local"
+        parallel = max_parallel or (1 if is_local else len(sweep.cells))
+        print(plan_table(sweep, parallel, is_local=is_local))
         print(commands(sweep, workdir) if values["commands"].value else MORE_ON_A_PLAN)
         return
 

@@ -6,7 +6,6 @@ holds best, and what the sweep takes.
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from uvit_dia.config.files import config_hash
 from uvit_dia.sweep.cells import Cell
 from uvit_dia.sweep.config import Sweep
 from uvit_dia.sweep.side_by_side import steps_a_second
+from uvit_dia.system.cores import usable_cores
 from uvit_dia.system.errors import InputError, StorageError
 from uvit_dia.system.files import cache_folder, write_json
 from uvit_dia.system.records import number, read_json
@@ -91,7 +91,7 @@ def measure_speed(sweep: Sweep, say: Callable[[str], None] = print) -> Speed:
     """
     firsts = {cell.batch_size: cell for cell in reversed(sweep.cells)}
     first = sweep.cells[0]
-    limit = max(1, _cores() // (sweep.launch.threads * sweep.launch.num_processes))
+    limit = max(1, usable_cores() // (sweep.launch.threads * sweep.launch.num_processes))
     counts = [count for count in (2**k for k in range(20)) if count <= limit]
     counts += [limit] if limit not in counts else []
     together: dict[int, float] = {}
@@ -120,15 +120,16 @@ def measure_speed(sweep: Sweep, say: Callable[[str], None] = print) -> Speed:
     return speed
 
 
-def _cores() -> int:
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return found or 1
-
-
 def _place(sweep: Sweep) -> Path:
     """Return the file for such cells on such a machine."""
     launch = sweep.launch
     configs = [config_hash(sweep.configs[cell.name]) for cell in sweep.cells]
-    machine = [platform.node(), platform.machine(), _cores(), launch.threads, launch.num_processes]
+    machine = [
+        platform.node(),
+        platform.machine(),
+        usable_cores(),
+        launch.threads,
+        launch.num_processes,
+    ]
     key = hashlib.sha256(json.dumps([*machine, *configs]).encode()).hexdigest()
     return cache_folder() / "sweep_speed" / f"{key[:32]}.json"

@@ -64,12 +64,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> st
 # ---------------------------------------------------------------- before
 
 
-def plan_table(sweep: Sweep, max_parallel: int) -> str:
+def plan_table(sweep: Sweep, max_parallel: int, *, is_local: bool = True) -> str:
     """Return the table of a sweep's runs: steps, images, learning rate, estimated time, total.
 
-    Times are from what was measured here, else from the costs that the sweep config gives.
+    Times are from what was measured here, if cells run here, else from the costs that the sweep
+    config gives.
     """
-    speed = kept_speed(sweep)
+    speed = kept_speed(sweep) if is_local else None
 
     def seconds(cell: Cell) -> float:
         beside = sweep.config.seconds_per_cell
