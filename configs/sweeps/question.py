@@ -59,7 +59,12 @@ def tried_at(variants: Mapping[str, dict], rates: tuple[float, ...]) -> dict[str
 
 
 def digits_question(
-    variants: Mapping[str, dict], *, batch_size: int, num_images: int, seeds: tuple[int, ...]
+    variants: Mapping[str, dict],
+    *,
+    batch_size: int,
+    num_images: int,
+    seeds: tuple[int, ...],
+    halflife_images: int = 3_000,
 ) -> ConfigDict:
     """Return a sweep on 1,437 digits; the other 360 are held out.
 
@@ -68,6 +73,7 @@ def digits_question(
         batch_size: global.
         num_images: that each run sees.
         seeds: of the trainings.
+        halflife_images: of the average of weights.
     """
     config = sweep_config(
         base="configs/digits_uvit_dia.py",
@@ -85,7 +91,7 @@ def digits_question(
         evaluation={"num_images": 500, "num_steps": 20, "num_repeats": 2},
         slurm={"timeout_minutes": 60, "gpus_per_run": 0, "cpus_per_run": 1},
     )
-    return _in_images(config, seeds, halflife_images=3_000)
+    return _in_images(config, seeds, halflife_images=halflife_images)
 
 
 def cifar10_question(

@@ -36,6 +36,8 @@ EXPANDED = {
     "digits_tuning.py": "e03c97f9e68e710bba011721b5f1034016c3995e086418a6b7c66a866b646920",
     "digits_tuning_8.py": "b7c64e6b066421f579880ee8b7a1874ab59ef0b14a5b5777a5d3206757ce9fa7",
     "digits_memory.py": "f3141ddcfcf2fffbde56fe5175a8c3e69e5a49484edc5c1b3080cb656a97f04a",
+    "digits_steps.py": "406fc52dbd141b3cf7aec0c273ece3be299653c72b4439c2fef20e20d10b76f9",
+    "digits_steps.py:32": "9c45c0af2f4230114247bc730df988545ae746d060806fcc5914c3e11647bca2",
     "digits_batch_size.py": "ec7de3d1db85530cdb928a8fa39a2456dc4893e86b13e9c5cfa486a61723dfe2",
     "digits_units.py": "31488e6f8b1d9776d1472a081f9050b2b919d4a98f8b10b947a7f9a74824b990",
     "digits_without.py": "3e42269793bcb711137802c0dca83ed36a9b9dfd2373bcbdb6d4c23f83cf27a7",
