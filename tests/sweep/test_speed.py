@@ -1,5 +1,6 @@
 """How many cells at once are best: measured, kept, and told by --dry_run."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from uvit_dia.sweep.cells import SCRIPTS, Cell
 from uvit_dia.sweep.config import Sweep, make_sweep
 from uvit_dia.sweep.speed import Speed, kept_speed, measure_speed
 from uvit_dia.system.errors import InputError
+from uvit_dia.system.files import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,8 @@ def test_what_was_measured_is_told_by_a_dry_run(
     shown = capsys.readouterr().out
     assert "best is --max_parallel 1" in shown and "?" not in shown
     main([*command, "--dry_run", "--cluster", "slurm"])  # whose machines are others
-    assert "measured here" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "of another machine" in shown and "measure" not in shown
     assert not workdir.exists()
 
 
@@ -83,6 +86,28 @@ def test_more_at_once_are_tried_while_they_are_worth_it(
     assert counts == tried and found.best == best and kept_speed(sweep) == found
     assert found.step_seconds == {8: 0.1, 16: 0.2} and found.start_seconds == 4.0
     assert kept_speed(made(tmp_path, batch_sizes=(8, 32), threads_per_cell=1)) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"together": {"1": "fast"}},
+        {"together": {"one": 10.0}},
+        {"together": [10.0]},
+        {"step_seconds": {"8": -0.1}},
+        {"step_seconds": {}},
+        {"start_seconds": None},
+    ],
+)
+def test_a_damaged_measurement_counts_as_none(
+    damage: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "steps_a_second", lambda sweep, cells: (10.0, 4.0))
+    sweep = made(tmp_path, batch_sizes=(8,), threads_per_cell=1)
+    assert measure_speed(sweep, say=lambda text: None) == kept_speed(sweep)
+    (kept,) = (cache_folder() / "sweep_speed").iterdir()
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | damage))
+    assert kept_speed(sweep) is None
 
 
 def test_times_come_from_what_was_measured(tmp_path: Path) -> None:

@@ -39,15 +39,15 @@ def main(argv: list[str]) -> None:
     config, output = read_arguments(argv)
     check_path(config.data.name, config.data.path)
     with told_if_slow("importing torch and its companions"):
-        from uvit_dia.data.decoding import RESIZE
+        from uvit_dia.data.listing import WrongSizeError
         from uvit_dia.data.look import look_at
 
     try:
         look_at(config, output)
-    except InputError as error:
+    except WrongSizeError as error:
         if not _names_a_path(argv):
             raise  # the keys of a config are what the user wrote
-        raise InputError(str(error).replace(RESIZE, RESIZE_BY_FLAG)) from error
+        raise WrongSizeError(error.fact, RESIZE_BY_FLAG) from error
 
 
 def read_arguments(argv: list[str]) -> tuple[Config, Path | None]:

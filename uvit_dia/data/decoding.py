@@ -14,10 +14,9 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from uvit_dia.config.rules import colour
 from uvit_dia.data.file_kinds import DECODED_KINDS, IMAGE_FORMATS, what_it_is
-from uvit_dia.data.listing import Listing, UnreadableImageError
+from uvit_dia.data.listing import Listing, UnreadableImageError, WrongSizeError
 from uvit_dia.system.errors import InputError
 
-RESIZE = "data.resize = True would scale and crop it"  # advice for images of another size
 MAX_PIXELS = 200_000_000  # of one image: the largest cameras have 150 million
 DRAFT_SCALE = 3  # a JPEG is decoded to this many times the wanted size or more, then scaled
 DEFAULT_BACKGROUND = "white"
@@ -141,7 +140,7 @@ def first_side(listing: Listing) -> int:
 
     Raises:
         UnreadableImageError: if it is no image.
-        InputError: if it is not square.
+        WrongSizeError: if it is not square.
     """
     first = next(listing.encoded())
     content = first.read()
@@ -152,9 +151,7 @@ def first_side(listing: Listing) -> int:
         except WHAT_PILLOW_RAISES as error:
             raise UnreadableImageError(first.origin, _reason(error, content)) from error
     if width != height:
-        raise InputError(
-            f"{first.origin} is {width}x{height}; only square images are read ({RESIZE})"
-        )
+        raise WrongSizeError(f"{first.origin} is {width}x{height}; only square images are read")
     return width
 
 
@@ -199,7 +196,7 @@ def _check_size(image: Image.Image, origin: str, image_format: ImageFormat) -> N
     side = image_format.img_size
     if image.size != (side, side) and not image_format.resize:
         size = f"{image.width}x{image.height}"
-        raise InputError(f"{origin} is {size}; model.img_size = {side} ({RESIZE})")
+        raise WrongSizeError(f"{origin} is {size}; model.img_size = {side}")
 
 
 def _orientation(image: Image.Image) -> int:

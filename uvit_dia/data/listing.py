@@ -26,6 +26,21 @@ class UnreadableImageError(InputError):
         self.reason = reason
 
 
+class WrongSizeError(InputError):
+    """An image of a size that is not read without scaling.
+
+    Args:
+        fact: the image and its size.
+        advice: what would read it; by default the config key.
+    """
+
+    def __init__(
+        self, fact: str, advice: str = "data.resize = True would scale and crop it"
+    ) -> None:
+        super().__init__(f"{fact} ({advice})")
+        self.fact = fact
+
+
 @dataclass(frozen=True)
 class EncodedImage:
     """One image as it lies on disk.

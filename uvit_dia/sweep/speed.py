@@ -61,21 +61,29 @@ class Speed:
 
 
 def kept_speed(sweep: Sweep) -> Speed | None:
-    """Return what was measured for such cells on this machine; None if nothing was."""
+    """Return what was measured for such cells on this machine.
+
+    None if nothing was, or if the file is damaged: --measure then writes it again.
+    """
     try:
         values = read_json(_place(sweep)).values
     except (RuntimeError, InputError):  # a user without a cache
         return None
     together, step_seconds = (_by_number(values.get(n)) for n in ("together", "step_seconds"))
-    if not together or not step_seconds:
+    start_seconds = number(values.get("start_seconds"))
+    if not together or not step_seconds or not start_seconds >= 0:
         return None
-    return Speed(together, step_seconds, number(values.get("start_seconds")))
+    return Speed(together, step_seconds, start_seconds)
 
 
 def _by_number(found: object) -> dict[int, float]:
+    """Return positive numbers by their counts; empty if one of them is neither."""
     if not isinstance(found, dict):
         return {}
-    return {int(count): number(value) for count, value in found.items() if count.isdecimal()}
+    numbers = {count: number(value) for count, value in found.items()}
+    if not all(count.isdecimal() and value > 0 for count, value in numbers.items()):
+        return {}
+    return {int(count): value for count, value in numbers.items()}
 
 
 def measure_speed(sweep: Sweep, say: Callable[[str], None] = print) -> Speed:

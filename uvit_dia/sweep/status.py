@@ -104,12 +104,10 @@ def plan_table(sweep: Sweep, max_parallel: int, *, is_local: bool = True) -> str
     ]
     if speed is not None:
         lines.append(recommendation(speed))
-    elif total == 0:
-        lines.append("(nothing is known of the time: --measure measures it here)")
     else:
-        lines.append(
-            "(by the costs in the sweep config, of another machine; --measure measures here)"
-        )
+        known = "by the costs in the sweep config, of another machine"
+        known = known if total else "nothing is known of the time"
+        lines.append(f"({known}; --measure measures here)" if is_local else f"({known})")
     return "\n".join(lines)
 
 
