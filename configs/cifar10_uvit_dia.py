@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
             "held_out_images": 0,
             "memory_map": False,
             "stream_images": 0,
+            "stream_all": False,
             "vae": "",
             "random_flip": True,
             "on_device": True,

@@ -85,6 +85,7 @@ def get_config() -> ConfigDict:
             "held_out_images": 0,
             "memory_map": False,
             "stream_images": 0,
+            "stream_all": False,
             "vae": "",
             "random_flip": False,
             "on_device": True,

@@ -224,6 +224,7 @@ NOT_CHANGED_ALONE = {  # needs another image set, or another key with it, to be 
     "train.label_dropout",
     "data.memory_map",
     "data.stream_images",
+    "data.stream_all",
     "data.vae",
     "diffusion.process",
     "diffusion.time_sampling",

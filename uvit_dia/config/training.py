@@ -40,6 +40,12 @@ class DataConfig(Group, prefix="data."):
         unit="images",
         absent=0,
     )
+    stream_all: bool = key(
+        boolean(),
+        "Train on the whole stream, data.stream_images at a time, of which the first stand for the "
+        "set elsewhere",
+        absent=False,
+    )
     vae: str = key(
         text(),
         "Autoencoder of latents, a folder or an id on the Hub; empty for the one that the latents' "

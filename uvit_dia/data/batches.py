@@ -48,15 +48,19 @@ class BatchOrder:
 
     def indices(self, step: int, rows: range) -> Tensor:
         """Return the images at positions `rows` of the batch of a step, (len(rows),) int64, CPU."""
+        parts = (images for _, images in self.by_epoch(step, rows))
+        return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+
+    def by_epoch(self, step: int, rows: range) -> list[tuple[int, Tensor]]:
+        """Return what `indices` does in pieces, each with its epoch."""
         first = step * self.batch_size  # position of the batch in all epochs, put end to end
-        parts = []
-        position, stop = first + rows.start, first + rows.stop
+        parts, position, stop = [], first + rows.start, first + rows.stop
         while position < stop:
             epoch, offset = divmod(position, self.num_images)
             taken = min(stop - position, self.num_images - offset)
-            parts.append(self._permutation(epoch)[offset : offset + taken])
+            parts.append((epoch, self._permutation(epoch)[offset : offset + taken]))
             position += taken
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        return parts
 
 
 class TrainingBatches:
@@ -102,9 +106,7 @@ class TrainingBatches:
         Images are in [-1, 1]. Latents with a standard deviation are drawn anew at each use, from
         the posterior of the autoencoder, by their position in the global batch.
         """
-        order = self.order
-        indices = order.indices(step, rows).to(self.images.device, non_blocking=True)
-        images = self.images[indices].to(self.device, non_blocking=True)
+        order, images = self.order, self._taken("images", step, rows)
         if self.random_flip:
             flips = integer_rows(order.seed, "flip", step, rows, order.batch_size, 2)
             flips = flips.to(self.device, non_blocking=True).bool()
@@ -126,11 +128,15 @@ class TrainingBatches:
         """
         if self.labels is None:
             return None
-        order = self.order
-        indices = order.indices(step, rows).to(self.labels.device, non_blocking=True)
-        labels = self.labels[indices].to(self.device, non_blocking=True)
+        order, labels = self.order, self._taken("labels", step, rows)
         if self.null_class is None:
             return labels
         draws = integer_rows(order.seed, "label dropout", step, rows, order.batch_size, _FRACTIONS)
         is_dropped = draws < self.label_dropout * _FRACTIONS
         return labels.where(~is_dropped.to(self.device, non_blocking=True), self.null_class)
+
+    def _taken(self, kind: str, step: int, rows: range) -> Tensor:
+        """Return "images" or "labels" of part of a batch as the set holds them, on the device."""
+        held: Tensor = getattr(self, kind)
+        indices = self.order.indices(step, rows).to(held.device, non_blocking=True)
+        return held[indices].to(self.device, non_blocking=True)

@@ -1,10 +1,10 @@
-"""The first images of a stream of Hugging Face's `datasets`, kept in the user's cache.
+"""The first images of a stream of Hugging Face's `datasets`, kept in the user's cache; and others.
 
 A set that is larger than the disk, or whose length nobody knows, is not read whole: its first
 images are copied once into a parquet file, without the rest being downloaded. From then on they are
 a set like any other, with a length, labels, an exact order and an exact resume, and no network is
 asked. What is not exact is the choice: the first images stand for the set only if its order is a
-random one.
+random one. `stream_windows.py` goes on through the rest.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,48 @@ def list_first(path: str, split: str, count: int, *, show_progress: bool) -> Lis
     )
 
 
+@dataclass(frozen=True)
+class RowsOfStream:
+    """The rows of a training split from one on, without end: the first follows the last.
+
+    Attributes:
+        rows: with the bytes of an image, None where there are none, and a label, if they have one.
+        class_names: in the order of the labels; None where there are no labels.
+    """
+
+    rows: Iterator[dict[str, Any]]
+    class_names: tuple[str, ...] | None
+
+
+def rows_from(path: str, start: int) -> RowsOfStream:
+    """Return rows of the training split of `data.path`, from row `start` on.
+
+    Raises:
+        InputError: if the set cannot be streamed, or has no column of images; from the rows, if
+            there are none, or the stream breaks.
+    """
+    stream = split_of(load(path, streaming=True), "train", path)
+    label = label_column(stream)
+    names = None if label is None else tuple(stream.features[label].names)
+    return RowsOfStream(_endless(stream, path, start), names)
+
+
+def _endless(stream: Any, path: str, start: int) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    while True:
+        is_empty = True
+        for row in _rows(stream.skip(start) if start else stream, path):
+            is_empty = False
+            yield row
+        if not is_empty:
+            start = 0
+            continue
+        # nothing at the start or behind it: only who has read all of it knows the length
+        length = sum(1 for _ in _rows(stream, path))
+        if not length:
+            raise InputError(f"data.path: the stream of {path} has no images")
+        start %= length
+
+
 def _place(path: str, split: str, count: int) -> Path:
     try:
         folder = cache_folder()
@@ -93,12 +135,12 @@ def _keep(stream: Any, path: str, count: int, file: Path, *, show_progress: bool
     """Write the first rows of a stream; the file is there whole or not at all."""
     import datasets
 
-    image, label = image_column(stream, path), label_column(stream)
+    label = label_column(stream)
     features = {IMAGE: datasets.Image(decode=False)}
     if label is not None:
         features[LABEL] = stream.features[label]
     schema = datasets.Features(features).arrow_schema
-    rows = _rows(stream.cast_column(image, datasets.Image(decode=False)), path, image, label)
+    rows = _rows(stream, path)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     bar = progress_bar(
         islice(rows, count),
@@ -123,14 +165,17 @@ def _keep(stream: Any, path: str, count: int, file: Path, *, show_progress: bool
             temporary.unlink(missing_ok=True)
 
 
-def _rows(stream: Any, path: str, image: str, label: str | None) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+def _rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401
     """Yield image and label of each row.
 
     Raises:
-        InputError: if the stream breaks.
+        InputError: if there is no column of images, or the stream breaks.
     """
+    import datasets
+
+    image, label = image_column(stream, path), label_column(stream)
     try:
-        for row in stream:
+        for row in stream.cast_column(image, datasets.Image(decode=False)):
             found = row[image] or {}
             content = found.get("bytes")
             if content is None and found.get("path"):

@@ -1,6 +1,7 @@
 """From a config to a trainer."""
 
 from dataclasses import replace
+from functools import partial
 
 from accelerate import Accelerator
 
@@ -10,6 +11,7 @@ from uvit_dia.data.batches import TrainingBatches
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.labels import check_labels
 from uvit_dia.data.sources import load_training_images
+from uvit_dia.data.stream_windows import StreamedBatches, WindowReader
 from uvit_dia.diffusion import make_process
 from uvit_dia.evaluation.extractor_files import choose_extractor
 from uvit_dia.evaluation.metrics import check_num_images
@@ -56,7 +58,7 @@ def make_trainer(config: Config, folder: RunFolder, accelerator: Accelerator) ->
     data = DataIdentity.of(images, with_labels=config.is_conditional)
     with failing_together():
         check_labels(images, config)
-        images, batches = _make_batches(config, images, accelerator)
+        images, batches = _make_batches(located, images, accelerator)
         model = make_model(config)
     if train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -95,7 +97,8 @@ def _make_batches(
             "for the training images; data.on_device = False leaves them to the host"
         ):
             images = replace(images, images=images.images.to(accelerator.device))
-    batches = TrainingBatches(
+    kind = partial(StreamedBatches, WindowReader(config))
+    batches = (kind if config.data.stream_all else TrainingBatches)(
         images,
         config.train.batch_size,
         seed=config.seed,
