@@ -93,6 +93,21 @@ def test_a_resume_and_other_ranks_see_the_same(folder: Path) -> None:
     assert [*halves, rows_seen(late, 8)] == whole[7:]
 
 
+def test_the_stream_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = batches_of(config_of(folder))
+    opened = []
+    load = hf_stream.load
+
+    def counted(path: str, *, streaming: bool) -> object:
+        opened.append(path)
+        return load(path, streaming=streaming)
+
+    monkeypatch.setattr(hf_stream, "load", counted)
+    for step in range(15):
+        rows_seen(batches, step)
+    assert len(opened) == 1
+
+
 def test_few_windows_are_kept(folder: Path) -> None:
     batches = batches_of(config_of(folder))
     for step in range(25):

@@ -11,11 +11,10 @@ start and resume is not noticed. Every process reads the whole stream.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,12 +28,21 @@ from uvit_dia.data.images import ImageSet
 from uvit_dia.data.labels import check_labels
 from uvit_dia.data.listing import EncodedImage, Listing, UnreadableImageError
 
+if TYPE_CHECKING:
+    from uvit_dia.data.hf_stream import RowsOfStream
 
-@dataclass(frozen=True)
+
 class WindowReader:
-    """Reads a window of the stream that a config names."""
+    """Reads windows of the stream that a config names; each behind the one before, reading on.
 
-    config: Config
+    Args:
+        config: of the run.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._stream: RowsOfStream | None = None
+        self._next = 0  # window at which the stream stands
 
     def __call__(self, window: int) -> ImageSet:
         """Return the images of a window behind the first, fewer than N where some are unreadable.
@@ -46,7 +54,9 @@ class WindowReader:
 
         data, model = self.config.data, self.config.model
         count = data.stream_images
-        found = rows_from(data.path, window * count)
+        found, self._stream = self._stream, None  # it is kept once it was read to the window's end
+        if found is None or self._next != window:
+            found = rows_from(data.path, window * count)
         labels: list[int] = []
 
         def encoded() -> Iterator[EncodedImage]:
@@ -70,6 +80,7 @@ class WindowReader:
             found.class_names or (),
         )
         check_labels(images, self.config)
+        self._stream, self._next = found, window + 1
         return images
 
 
