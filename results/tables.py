@@ -202,6 +202,8 @@ DIGITS_EXPERIMENTS = (
     Experiment(
         "b0128_lr32", "Digits, batch 128, all at 32e-3 (not planned before the tables above)"
     ),
+    Experiment("steps_b0008", "Digits, batch 8, 1,500 steps (as many as at batch 128)"),
+    Experiment("steps_b0032", "Digits, batch 32, 1,500 steps (as many as at batch 128)"),
     Experiment(
         "better",
         "Digits, batch 32, better units on six fresh seeds",
