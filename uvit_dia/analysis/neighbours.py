@@ -133,12 +133,12 @@ def analyse_neighbours(
     pool = everything if held_out is None else held_out.images.cpu()
     chosen = permutation(arguments.seed, "neighbours", 0, len(pool))[:count]
     own = chosen if held_out is None else None
-    # -- distances
     of_training = real.reference.features
     values = {
         "pixels": _in_pixels(samples, pool[chosen], everything, own),
         "features": _in_features(samples, pool[chosen], of_training, own, evaluator, batch_size),
     }
+    values["features"]["identical"] = values["pixels"]["identical"]  # features round by the batch
     what = "training images, themselves left out" if held_out is None else "held-out images"
     sentence = HOW_TO_READ.format(what=what)
     return AnalysisResult(
