@@ -10,14 +10,13 @@ and an average of weights with the same half-life in steps (23).
 
 from ml_collections import ConfigDict
 
-from configs.sweeps import digits_question
-from configs.sweeps.question import VARIANTS, with_rates
-from configs.sweeps.question import digits_question as question
+from configs.sweeps.digits_question import RATES as RATES_AT_32
+from configs.sweeps.question import VARIANTS, digits_question, with_rates
 
 # Tuned at equal images (results/digits_question/tuning.csv and tuning_b0008.csv).
 RATES = {
     "8": {"none": 4e-3, "constant": 8e-3, "paper": 8e-3, "rescaled": 4e-3, "identity": 4e-3},
-    "32": digits_question.RATES,
+    "32": RATES_AT_32,
 }
 
 
@@ -27,7 +26,7 @@ def get_config(batch_size: str = "8") -> ConfigDict:
         raise ValueError(f"after the colon stands one of {', '.join(RATES)}, not {batch_size!r}")
     variants = with_rates(VARIANTS, RATES[batch_size])
     size = int(batch_size)
-    return question(
+    return digits_question(
         variants,
         batch_size=size,
         num_images=1500 * size,

@@ -196,7 +196,8 @@ def _in_pixels(
 ) -> dict[str, Any]:
     """Compare pixels; distances are root mean square differences of values in [0, 1]."""
     scale = samples[0].numel() ** -0.5 / GREY_LEVELS
-    return _record(samples.flatten(1), unseen.flatten(1), training.flatten(1), own, scale=scale)
+    record = _record(samples.flatten(1), unseen.flatten(1), training.flatten(1), own, scale=scale)
+    return {**record, "identical": int((record["distances"] == 0).sum())}
 
 
 def _in_features(
@@ -233,7 +234,6 @@ def _record(
     others = nearest(unseen.float(), training, 1, own=own).distances[:, 0] * scale
     return {
         "nearer_share": nearer_share(mine, others),
-        "identical": int((mine == 0).sum()),
         "quantiles_5_25_50_75_95": quantiles(mine.numpy()),
         "compared_quantiles_5_25_50_75_95": quantiles(others.numpy()),
         "distances": mine.numpy(),

@@ -1,4 +1,4 @@
-"""The first images of a stream of Hugging Face's `datasets`, kept in the user's cache; and others.
+"""Streams of Hugging Face's `datasets`: first images, kept in the user's cache, and later rows.
 
 A set that is larger than the disk, or whose length nobody knows, is not read whole: its first
 images are copied once into a parquet file, without the rest being downloaded. From then on they are

@@ -39,7 +39,7 @@ def set_in_memory(
     listing: Listing, image_format: ImageFormat, skip_unreadable: bool, show_progress: bool
 ) -> ImageSet:
     """Return the images of a listing, decoded; arguments and errors as for `decode_all`."""
-    return _image_set(listing, _decode(listing, image_format, skip_unreadable, show_progress))
+    return image_set(listing, _decode(listing, image_format, skip_unreadable, show_progress))
 
 
 def set_in_map(
@@ -49,7 +49,7 @@ def set_in_map(
     kept = mapped(
         listing, image_format, skip_unreadable=skip_unreadable, show_progress=show_progress
     )
-    return replace(_image_set(listing, kept.decoded), known_sha256=kept.sha256)
+    return replace(image_set(listing, kept.decoded), known_sha256=kept.sha256)
 
 
 def read_listing(
@@ -64,7 +64,8 @@ def read_listing(
     return set_in_memory(listing, image_format, False, show_progress)
 
 
-def _image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
+def image_set(listing: Listing, decoded: DecodedSet) -> ImageSet:
+    """Return what was decoded of a listing, with the labels of the images that could be read."""
     labels = None
     if listing.labels is not None:
         is_read = torch.ones(listing.num_images, dtype=torch.bool)

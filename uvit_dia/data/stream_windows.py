@@ -11,12 +11,12 @@ start and resume is not noticed. Every process reads the whole stream.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from uvit_dia.data.decoded_set import decode_all
 from uvit_dia.data.decoding import ImageFormat
 from uvit_dia.data.images import ImageSet
 from uvit_dia.data.labels import check_labels
+from uvit_dia.data.listed_set import image_set
 from uvit_dia.data.listing import EncodedImage, Listing, UnreadableImageError
 
 if TYPE_CHECKING:
@@ -66,19 +67,17 @@ class WindowReader:
                 origin = f"{data.path}, row {place} of its stream"
                 yield EncodedImage(origin, partial(_content, row[IMAGE]["bytes"], origin))
 
+        listing = Listing(f"{data.path}, window {window}", data.path, count, encoded, ())
         decoded = decode_all(
-            Listing(data.path, data.path, count, encoded, ()),
+            listing,
             ImageFormat(model.img_size, model.in_chans, data.resize, data.background),
             skip_unreadable=data.skip_unreadable,
             show_progress=False,
         )
-        read = np.delete(np.array(labels), decoded.unread_rows)
-        images = ImageSet(
-            f"{data.path}, window {window}",
-            torch.from_numpy(decoded.images),
-            None if found.class_names is None else torch.from_numpy(read),
-            found.class_names or (),
-        )
+        if found.class_names is not None:
+            names = found.class_names
+            listing = replace(listing, labels=tuple(labels), class_names=names)
+        images = image_set(listing, decoded)
         check_labels(images, self.config)
         self._stream, self._next = found, window + 1
         return images

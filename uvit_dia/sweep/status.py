@@ -105,8 +105,8 @@ def plan_table(sweep: Sweep, max_parallel: int, *, is_local: bool = True) -> str
     if speed is not None:
         lines.append(recommendation(speed))
     else:
-        known = "by the costs in the sweep config, of another machine"
-        known = known if total else "nothing is known of the time"
+        costs = "by the costs in the sweep config, of another machine"
+        known = costs if total else "nothing is known of the time"
         lines.append(f"({known}; --measure measures here)" if is_local else f"({known})")
     return "\n".join(lines)
 

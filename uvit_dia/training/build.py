@@ -97,8 +97,8 @@ def _make_batches(
             "for the training images; data.on_device = False leaves them to the host"
         ):
             images = replace(images, images=images.images.to(accelerator.device))
-    kind = partial(StreamedBatches, WindowReader(config))
-    batches = (kind if config.data.stream_all else TrainingBatches)(
+    streamed = partial(StreamedBatches, WindowReader(config))
+    batches = (streamed if config.data.stream_all else TrainingBatches)(
         images,
         config.train.batch_size,
         seed=config.seed,
